@@ -1,0 +1,85 @@
+"""Signals must not strike inside an actor's handler.
+
+A plain thread that waits for a reply drives the scheduler, so actors' handlers run on it.  If it is the main thread, a
+Ctrl-C would raise `KeyboardInterrupt` in the middle of some actor's handler and leave it half-way.  While at least one
+scheduler wants it, every Python signal handler that is installed is therefore wrapped once: if the signal comes while
+the main thread drives, it is kept and its handler is called when the drive ends, a turn later at most; otherwise it is
+called at once.
+
+Signal handlers can only be set on the main thread.  A scheduler made elsewhere does without: an exception that
+strikes in a handler then is that actor's failure, and is raised again to the thread that drove.  The same holds for a
+signal handler that the program installs later.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+_wrappers: dict[int, _Deferring] = {}
+_users = 0
+_pending: list[tuple[int, FrameType | None]] = []
+driving = False
+"""Whether the main thread is driving a scheduler."""
+
+
+class _Deferring:
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if driving:
+            _pending.append((signum, frame))
+        else:
+            self.handler(signum, frame)
+
+
+def install() -> bool:
+    """Wrap the Python handlers of all signals; returns whether this thread may (only the main thread)."""
+    global _users
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    _users += 1
+    for signum in signal.valid_signals():
+        handler = signal.getsignal(signum)
+        if callable(handler) and not isinstance(handler, _Deferring):
+            _wrappers[signum] = _Deferring(handler)
+            signal.signal(signum, _wrappers[signum])
+    return True
+
+
+def uninstall() -> None:
+    """Put the handlers back when nobody wants the wrappers any more; others' later handlers are left alone."""
+    global _users
+    if threading.current_thread() is not threading.main_thread():
+        return  # the wrappers stay and do no harm: they call the handlers that they wrap
+    _users = max(_users - 1, 0)
+    if _users:
+        return
+    for signum, wrapper in list(_wrappers.items()):
+        if signal.getsignal(signum) == wrapper:
+            signal.signal(signum, wrapper.handler)
+    _wrappers.clear()
+
+
+def pending() -> bool:
+    """Whether a signal waits for the end of the drive."""
+    return bool(_pending)
+
+
+def start_driving() -> None:
+    global driving
+    driving = True
+
+
+def stop_driving() -> None:
+    """End the main thread's drive and call the handlers of the signals that came; raises what they raise."""
+    global driving
+    driving = False
+    while _pending:
+        signum, frame = _pending.pop(0)
+        wrapper = _wrappers.get(signum)
+        if wrapper is not None:
+            wrapper.handler(signum, frame)

@@ -1,0 +1,280 @@
+"""`Scheduler`: scheduled actors on one thread, which waiting threads may spare.
+
+The scheduler has a thread of its own.  It takes turns from `inline_queue` (pfs's own actors) under the *drive lock*,
+and from `own_queue` (users' actors) without it, and sleeps when both are empty.
+
+**Inline driving.**  A plain thread that waits for a reply (`wait`) tries to take the drive lock; if nobody has it, the
+thread takes turns from `inline_queue` itself until its reply is there.  An idle system thus answers a call with no
+thread switch at all (this is flat combining; Hendler and others, 2010).  If another thread drives, that thread handles
+this caller's message too, and the caller sleeps on its reply.  Rules:
+
+* Only actors with `inline = True` run on a borrowed thread.  Users' actors run on the scheduler's thread, outside the
+  drive lock, so that a handler that wants a lock which a caller holds delays only users' actors, never the caller.
+* A driver looks at its deadline, at due timers and at pending signals after every turn.  On leaving it works off a
+  few turns more (the credits that follow a reply) and hands what remains to the scheduler's thread.
+* A caller that sleeps looks every `SLICE` seconds whether there is work that nobody drives: the scheduler's thread
+  may be held up in a user's handler.  This is a safety net for a broken rule (handlers do not block), not the way
+  that replies arrive.
+
+**Why the scheduler's thread does not sleep through work.**  `needs_wake` is true only while that thread is parked
+(asleep, or about to be and having looked at the queues after setting it) and nobody drives.  A sender puts its mailbox
+into the queue first and reads `needs_wake` second; the scheduler's thread sets `needs_wake` first and looks at the
+queues second; under the interpreter's lock one of the two sees the other.  A driver lowers `needs_wake` while it
+drives, and before it gives the lock back raises it again if the thread is parked, then looks at the queues, with the
+same effect.  A superfluous wake-up token only makes the thread look once more.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import logging
+import math
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+from pfs.actors import interrupts
+from pfs.actors.runtime import Runtime, handler_threads, set_default_factory
+from pfs.actors.waiting import Waiter
+from pfs.errors import SystemForked, SystemStopped, Timeout
+
+if TYPE_CHECKING:
+    from pfs.actors.blocking import BlockingActor
+    from pfs.actors.reference import Ref, RefBase
+
+logger = logging.getLogger("pfs.actors")
+
+SLICE = 0.01
+"""Seconds between a sleeping caller's looks for work that nobody drives."""
+
+CLEAN_UP_TURNS = 16
+"""Turns that a driver takes for others, at most, after its own reply has come."""
+
+BATCH = 256
+"""Turns that the scheduler's thread takes from one of its queues before it looks at the other."""
+
+_main_thread = threading.main_thread().ident
+_all: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+class Scheduler(Runtime):
+    """A running scheduler; `stop` ends its actors and its thread.
+
+    `name` names the thread; `clock` gives seconds and never goes back; `budget` is the most messages that one actor
+    handles in a turn.
+    """
+
+    def __init__(
+        self, name: str = "pfs-scheduler", *, clock: Callable[[], float] = time.monotonic, budget: int = 64
+    ) -> None:
+        super().__init__(name, clock, budget)
+        self._lock = _thread.allocate_lock()
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._parked = False
+        self._stopping = False
+        self._forked = False
+        self._defers_signals = interrupts.install()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        _all.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Scheduler {self.name}: {len(self.living)} actors>"
+
+    # -- the scheduler's own thread
+
+    def _run(self) -> None:
+        ident = _thread.get_ident()
+        handler_threads[ident] = self
+        inline_queue, own_queue = self.inline_queue, self.own_queue
+        try:
+            while not self._stopping:
+                with self._lock:
+                    self._parked = self.needs_wake = False
+                    self._take_turns(inline_queue, BATCH)
+                self._take_turns(own_queue, BATCH)
+                if not inline_queue and not own_queue:
+                    self._park()
+        finally:
+            del handler_threads[ident]
+
+    def _take_turns(self, run_queue: Any, most: int) -> None:
+        turn, popleft = self.turn, run_queue.popleft
+        while run_queue and most:
+            most -= 1
+            turn(popleft())
+            self.turns += 1
+        self._serious = None  # an interrupt here is the actor's own: no thread drove on somebody's behalf
+        now = self.clock()
+        if now >= self.timers.next_due:
+            self.fire_timers(now)
+
+    def _park(self) -> None:
+        with self._lock:
+            self._parked = self.needs_wake = True
+            if self.inline_queue or self.own_queue or self._stopping:
+                self._parked = self.needs_wake = False
+                return
+        due = self.timers.next_due
+        try:
+            self._wakeups.get(timeout=None if due == math.inf else max(due - self.clock(), 0.0))
+        except queue.Empty:
+            pass
+
+    def wake(self) -> None:
+        """Wake the scheduler's thread.  `SystemForked` in a forked child, where that thread does not exist."""
+        if self._forked:
+            raise SystemForked(_forked_message(self.name))
+        self.needs_wake = False
+        self._wakeups.put(None)
+
+    # -- callers
+
+    def wait(self, waiter: Waiter, timeout: float | None, what_times_out: Callable[[], str]) -> None:
+        ident = _thread.get_ident()
+        if ident in handler_threads:
+            self.refuse_in_handler("waiting for a reply")
+        if self._forked:
+            raise SystemForked(_forked_message(self.name))
+        deadline = math.inf if timeout is None else self.clock() + timeout
+        while True:
+            if self.inline_queue and self._drive(waiter, deadline, ident):
+                return
+            if waiter.done:
+                return
+            left = deadline - self.clock()
+            if left <= 0.0:
+                raise Timeout(f"{what_times_out()} within {timeout:g} seconds")
+            if self.stopped:
+                if waiter.sleep(SLICE):
+                    return
+                raise SystemStopped(f"{what_times_out()}: {self.name} is stopped")
+            if waiter.sleep(min(SLICE, left)):
+                return
+
+    def _drive(self, waiter: Waiter, deadline: float, ident: int) -> bool:
+        """Take turns on this thread until the waiter is finished, if nobody else drives; returns whether it is."""
+        main = ident == _main_thread and self._defers_signals
+        handler_threads[ident] = self
+        if main:
+            interrupts.start_driving()
+        try:
+            if not self._lock.acquire(False):
+                return waiter.done
+            try:
+                self.needs_wake = False
+                self._turns_until(waiter, deadline, main)
+                serious, self._serious = self._serious, None
+            finally:
+                self.needs_wake = self._parked
+                self._lock.release()
+                if self.inline_queue and self.needs_wake:
+                    self.wake()
+        finally:
+            del handler_threads[ident]
+            if main:
+                interrupts.stop_driving()
+        if serious is not None:
+            raise serious
+        return waiter.done
+
+    def _turns_until(self, waiter: Waiter, deadline: float, main: bool) -> None:
+        inline_queue = self.inline_queue
+        popleft, turn, clock = inline_queue.popleft, self.turn, self.clock
+        ref: Ref[Any] | None = None
+        turns = 0
+        extra = CLEAN_UP_TURNS
+        try:
+            while inline_queue:
+                if waiter.done:
+                    extra -= 1
+                    if not extra:
+                        break
+                ref = popleft()
+                turn(ref)
+                ref = None
+                turns += 1
+                now = clock()
+                if now >= self.timers.next_due:
+                    self.fire_timers(now)
+                if now >= deadline or self._serious is not None or (main and interrupts.pending()):
+                    break
+        finally:
+            self.turns += turns
+            if ref is not None:
+                inline_queue.append(ref)  # something struck between taking the mailbox and its turn
+
+    # -- blocking actors
+
+    def make_blocking_ref(self, actor: BlockingActor) -> RefBase[Any]:
+        from pfs.actors.blocking import BlockingRef
+
+        return BlockingRef(actor, self)
+
+    def launch_blocking(self, actor: BlockingActor) -> None:
+        threading.Thread(target=actor._actor_loop, name=actor._actor_ref.label, daemon=True).start()
+
+    def may_run_here(self, inline: bool) -> bool:
+        return inline or _thread.get_ident() == self._thread.ident
+
+    # -- the end
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop the actors, the last started first, then the thread.
+
+        Each actor handles what it was sent before; one that has not stopped after `timeout` seconds in all is killed
+        and logged.  A second call does nothing.
+        """
+        self.refuse_in_handler("Scheduler.stop()")
+        if self.stopped or self._forked:
+            return
+        deadline = self.clock() + timeout
+        while self.living:
+            for ref in sorted(self.living.values(), key=lambda ref: ref.number, reverse=True):
+                self._stop_actor(ref, deadline)
+        self.stopped = True
+        self._stopping = True
+        self._wakeups.put(None)
+        self._thread.join(max(deadline - self.clock(), 1.0))
+        if self._defers_signals:
+            interrupts.uninstall()
+        _all.discard(self)
+
+    def _stop_actor(self, ref: RefBase[Any], deadline: float) -> None:
+        try:
+            ref.stop(timeout=max(deadline - self.clock(), 0.0))
+        except pykka.Timeout:
+            logger.error("%s did not stop in time and is killed", ref)
+            self.kill(ref)
+
+    def _forbid(self) -> None:
+        self._forked = True
+        self.needs_wake = True
+
+
+def _forked_message(name: str) -> str:
+    return f"{name} was started by the parent of this process and does not run here; start a new one after the fork"
+
+
+def _forbid_in_child() -> None:
+    handler_threads.clear()
+    for scheduler in list(_all):
+        scheduler._forbid()
+
+
+def _stop_at_exit() -> None:
+    for scheduler in list(_all):
+        if not scheduler._forked:
+            scheduler.stop(timeout=2.0)
+
+
+os.register_at_fork(after_in_child=_forbid_in_child)
+atexit.register(_stop_at_exit)
+set_default_factory(lambda: Scheduler("pfs-default-scheduler"))
