@@ -90,16 +90,16 @@ class Outcome(NamedTuple, Generic[Waiter]):
 
 
 class _Wait(Generic[Waiter]):
-    """One reader's run: `pages` is filled in until `missing` is 0; `ended` once its outcome was given."""
+    """One reader's run: `pages` is filled in until `missing` is 0; `failed` once an error was its outcome."""
 
-    __slots__ = ("ended", "missing", "pages", "pgid", "waiter")
+    __slots__ = ("failed", "missing", "pages", "pgid", "waiter")
 
     def __init__(self, waiter: Waiter, pgid: int, pages: list[bytes | None], missing: int) -> None:
         self.waiter = waiter
         self.pgid = pgid
         self.pages = pages
         self.missing = missing
-        self.ended = False
+        self.failed = False
 
 
 class _Flight(Generic[Waiter]):
@@ -357,15 +357,14 @@ def _serve(flight: _Flight[Waiter], pgid: int, page: bytes, outcomes: list[Outco
     for wait in flight.waits:
         wait.pages[pgid - wait.pgid] = page
         wait.missing -= 1
-        if not wait.missing and not wait.ended:
-            wait.ended = True
+        if not wait.missing:  # never so for a wait that has failed: the page that failed stays missing
             outcomes.append(Outcome(wait.waiter, [page for page in wait.pages if page is not None], None))
 
 
 def _fail(flight: _Flight[Waiter], error: PfsError, outcomes: list[Outcome[Waiter]]) -> None:
     for wait in flight.waits:
-        if not wait.ended:
-            wait.ended = True
+        if not wait.failed:
+            wait.failed = True
             outcomes.append(Outcome(wait.waiter, [], error))
 
 
