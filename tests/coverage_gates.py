@@ -65,6 +65,8 @@ def folder_coverage(report: Mapping[str, Any], folder: str) -> Coverage:
 
 def judge(report: Mapping[str, Any], gates: Sequence[Gate]) -> tuple[list[str], bool]:
     """One line for each gate, and whether all are kept."""
+    if not report["meta"]["branch_coverage"]:
+        return ["branches were not measured: nothing of the package was run, or its settings are not read"], False
     lines, kept = [], True
     for gate in gates:
         coverage = folder_coverage(report, gate.folder)
