@@ -129,14 +129,15 @@ class BlockingActor(ActorMixin, pykka.ThreadingActor):
     def _actor_loop(self) -> None:
         ref = self._actor_ref
         get, get_nowait = ref.inbox.get, ref.inbox.get_nowait
-        while ref.is_alive():
-            batch = [get()]
-            try:
-                while len(batch) < self.most_in_batch:
-                    batch.append(get_nowait())
-            except queue.Empty:
-                pass
-            self.handle_batch(batch)
+        with self.scheduler.ambient():
+            while ref.is_alive():
+                batch = [get()]
+                try:
+                    while len(batch) < self.most_in_batch:
+                        batch.append(get_nowait())
+                except queue.Empty:
+                    pass
+                self.handle_batch(batch)
         lifecycle.drain(ref)
 
     def handle_batch(self, batch: list[Any]) -> None:

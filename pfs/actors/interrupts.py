@@ -59,7 +59,8 @@ def uninstall() -> None:
     if _users:
         return
     for signum, wrapper in list(_wrappers.items()):
-        if signal.getsignal(signum) == wrapper:
+        current: object = signal.getsignal(signum)
+        if current is wrapper:
             signal.signal(signum, wrapper.handler)
     _wrappers.clear()
 
@@ -80,6 +81,6 @@ def stop_driving() -> None:
     driving = False
     while _pending:
         signum, frame = _pending.pop(0)
-        wrapper = _wrappers.get(signum)
-        if wrapper is not None:
-            wrapper.handler(signum, frame)
+        deferring = _wrappers.get(signum)
+        if deferring is not None:
+            deferring.handler(signum, frame)

@@ -77,9 +77,9 @@ def handle_special(ref: RefBase[Any], actor: pykka.Actor, message: Any) -> None:
 
 def fail(ref: RefBase[Any], actor: pykka.Actor, error: BaseException) -> None:
     """End an actor because a handler raised."""
-    logger.error("Unhandled exception in %s:", ref, exc_info=error)
     if not ref.is_alive():
-        return
+        return  # it was killed while it handled a message
+    logger.error("Unhandled exception in %s:", ref, exc_info=error)
     _leave(ref)
     try:
         actor.on_failure(type(error), error, error.__traceback__)

@@ -170,6 +170,12 @@ class Ref(RefBase[A]):
             self.queued = True
             self.run_queue.append(self)
 
+    def post_again(self) -> None:
+        """Put a mailbox that has messages back into the run queue."""
+        if not self.queued:
+            self.queued = True
+            self.run_queue.append(self)
+
     def put_first(self, message: Any) -> None:
         """Put a message before all others: the start message, before anybody else can send."""
         self.items.appendleft(message)

@@ -179,6 +179,16 @@ class Runtime:
         """End an actor without its consent."""
         lifecycle.end(ref, ActorKilled(f"{ref} was killed"))
 
+    def stop_actors(self, deadline: float) -> None:
+        """Stop all actors, the last started first; one that has not stopped at `deadline` is killed and logged."""
+        while self.living:
+            for ref in sorted(self.living.values(), key=lambda ref: ref.number, reverse=True):
+                try:
+                    ref.stop(timeout=max(deadline - self.clock(), 0.0))
+                except pykka.Timeout:
+                    logger.error("%s did not stop in time and is killed", ref)
+                    self.kill(ref)
+
     # -- turns
 
     def turn(self, ref: Ref[Any]) -> None:

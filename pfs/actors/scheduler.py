@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import logging
 import math
 import os
 import queue
@@ -38,8 +37,6 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import pykka
-
 from pfs.actors import interrupts
 from pfs.actors.runtime import Runtime, handler_threads, set_default_factory
 from pfs.actors.waiting import Waiter
@@ -48,8 +45,6 @@ from pfs.errors import SystemForked, SystemStopped, Timeout
 if TYPE_CHECKING:
     from pfs.actors.blocking import BlockingActor
     from pfs.actors.reference import Ref, RefBase
-
-logger = logging.getLogger("pfs.actors")
 
 SLICE = 0.01
 """Seconds between a sleeping caller's looks for work that nobody drives."""
@@ -236,9 +231,7 @@ class Scheduler(Runtime):
         if self.stopped or self._forked:
             return
         deadline = self.clock() + timeout
-        while self.living:
-            for ref in sorted(self.living.values(), key=lambda ref: ref.number, reverse=True):
-                self._stop_actor(ref, deadline)
+        self.stop_actors(deadline)
         self.stopped = True
         self._stopping = True
         self._wakeups.put(None)
@@ -246,13 +239,6 @@ class Scheduler(Runtime):
         if self._defers_signals:
             interrupts.uninstall()
         _all.discard(self)
-
-    def _stop_actor(self, ref: RefBase[Any], deadline: float) -> None:
-        try:
-            ref.stop(timeout=max(deadline - self.clock(), 0.0))
-        except pykka.Timeout:
-            logger.error("%s did not stop in time and is killed", ref)
-            self.kill(ref)
 
     def _forbid(self) -> None:
         self._forked = True
