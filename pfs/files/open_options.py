@@ -17,7 +17,7 @@ _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_APPEND
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
-    """The options of one opening; the names and rules are those of Rust's `std::fs::OpenOptions`, but `read` is the default.
+    """The options of one opening: the names and rules of Rust's `std::fs::OpenOptions`, but `read` is the default.
 
     read: the file can be read.  write: it can be written.  append: every write goes to the end (implies writing).
     create: make the file if it is missing.  create_new: make it, or fail with `FileExists`.  truncate: empty it.

@@ -1,0 +1,213 @@
+"""A disk in memory that knows what a crash may take.
+
+Each file and directory has two states: what calls see, and what is durable.  Between them lies the list of changes that
+no sync covers yet, in the order they were made.  A sync applies the changes of one file (or one directory) to the
+durable state; a crash applies only those that a policy lets survive.
+
+Invariant: durable state + pending changes in order = what calls see, except after a failed sync, which drops the
+pending changes as Linux does (the pages count as clean, though they never reached the disk).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal, NamedTuple
+
+SECTOR = 512
+"""Bytes that a disk writes wholly or not at all."""
+
+CrashPolicy = Literal["none", "all", "prefix", "subset", "torn"]
+"""Which unsynced changes survive a crash: none; all; those before a random moment; each or not by chance; the same with
+every sector of a write on its own."""
+
+
+class Write(NamedTuple):
+    """Bytes written into a file."""
+
+    sequence: int
+    offset: int
+    data: bytes
+
+
+class Resize(NamedTuple):
+    """A file cut, or extended with zeros."""
+
+    sequence: int
+    length: int
+
+
+@dataclass(eq=False)
+class File:
+    """A file's content, its durable content and the changes between them."""
+
+    inode: int
+    content: bytearray = field(default_factory=bytearray)
+    durable: bytearray = field(default_factory=bytearray)
+    pending: list[Write | Resize] = field(default_factory=list)
+
+    def change(self, change: Write | Resize) -> None:
+        """Make a change that calls see at once, and that a sync will make durable."""
+        apply(self.content, change)
+        self.pending.append(change)
+
+    def sync(self) -> None:
+        """Make all changes durable."""
+        for change in self.pending:
+            apply(self.durable, change)
+        self.pending.clear()
+
+    def lose_pending(self, *, revert: bool) -> None:
+        """What a failed sync does: nothing pending is ever written; the cache may fall back to what is durable."""
+        self.pending.clear()
+        if revert:
+            self.content[:] = self.durable
+
+
+@dataclass(eq=False)
+class Directory:
+    """A directory's entries and its durable entries; pending changes are the disk's, as a rename concerns two."""
+
+    inode: int
+    entries: dict[str, Node] = field(default_factory=dict)
+    durable: dict[str, Node] = field(default_factory=dict)
+
+
+Node = File | Directory
+
+
+class Entry(NamedTuple):
+    """One name in one directory set to a file or directory, or removed (None)."""
+
+    directory: Directory
+    name: str
+    node: Node | None
+
+
+class NameChange(NamedTuple):
+    """Entries that change together: one for a creation or removal, two for a rename."""
+
+    sequence: int
+    entries: tuple[Entry, ...]
+
+
+class Disk:
+    """A tree of files and directories with its pending name changes."""
+
+    def __init__(self) -> None:
+        self._inodes = 1
+        self.sequence = 0
+        self.root = Directory(self._inodes)
+        self.names: list[NameChange] = []
+
+    def next_sequence(self) -> int:
+        self.sequence += 1
+        return self.sequence
+
+    def new_file(self) -> File:
+        self._inodes += 1
+        return File(self._inodes)
+
+    def new_directory(self) -> Directory:
+        self._inodes += 1
+        return Directory(self._inodes)
+
+    def set_names(self, *entries: Entry) -> None:
+        """Change names, as one step."""
+        for directory, name, node in entries:
+            _set(directory.entries, name, node)
+        self.names.append(NameChange(self.next_sequence(), entries))
+
+    def sync_directory(self, directory: Directory) -> None:
+        """Make every change of a directory's names durable."""
+        left = []
+        for change in self.names:
+            if any(entry.directory is directory for entry in change.entries):
+                _make_durable(change)
+            else:
+                left.append(change)
+        self.names = left
+
+    def crashed(self, policy: CrashPolicy, rng: Random) -> Disk:
+        """A copy of this disk as a crash at this moment may leave it; this one is not touched."""
+        survives: Callable[[int], bool]
+        if policy == "prefix":
+            cut = rng.randint(0, self.sequence + 1)
+            survives = cut.__gt__
+        elif policy in ("subset", "torn"):
+
+            def survives(sequence: int) -> bool:
+                return rng.random() < 0.5
+        else:
+
+            def survives(sequence: int) -> bool:
+                return policy == "all"
+
+        after = Disk()
+        after._inodes = self._inodes
+        copies: dict[int, Node] = {}
+        names: dict[int, dict[str, Node]] = {}
+        for change in self.names:
+            if survives(change.sequence):
+                for directory, name, node in change.entries:
+                    _set(names.setdefault(directory.inode, dict(directory.durable)), name, node)
+
+        def copy(node: Node) -> Node:
+            found = copies.get(node.inode)
+            if found is not None:
+                return found
+            if isinstance(node, File):
+                content = bytearray(node.durable)
+                for part in node.pending:
+                    for piece in _sectors(part) if policy == "torn" else [part]:
+                        if survives(piece.sequence):
+                            apply(content, piece)
+                copies[node.inode] = made = File(node.inode, content, bytearray(content))
+                return made
+            inner = Directory(node.inode)
+            copies[node.inode] = inner
+            for name, child in names.get(node.inode, node.durable).items():
+                inner.entries[name] = copy(child)
+            inner.durable = dict(inner.entries)
+            return inner
+
+        root = copy(self.root)
+        assert isinstance(root, Directory)
+        after.root = root
+        return after
+
+
+def apply(content: bytearray, change: Write | Resize) -> None:
+    """Carry a change out on a file's content."""
+    length = change.length if isinstance(change, Resize) else change.offset
+    if length > len(content):
+        content.extend(bytes(length - len(content)))
+    if isinstance(change, Resize):
+        del content[length:]
+    else:
+        content[length : length + len(change.data)] = change.data
+
+
+def _sectors(change: Write | Resize) -> list[Write | Resize]:
+    if isinstance(change, Resize):
+        return [change]
+    pieces: list[Write | Resize] = []
+    start = 0
+    while start < len(change.data):
+        end = min(len(change.data), start + SECTOR - (change.offset + start) % SECTOR)
+        pieces.append(Write(change.sequence, change.offset + start, change.data[start:end]))
+        start = end
+    return pieces
+
+
+def _set(entries: dict[str, Node], name: str, node: Node | None) -> None:
+    if node is None:
+        entries.pop(name, None)
+    else:
+        entries[name] = node
+
+
+def _make_durable(change: NameChange) -> None:
+    for directory, name, node in change.entries:
+        _set(directory.durable, name, node)
