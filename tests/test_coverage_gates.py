@@ -53,5 +53,5 @@ def test_a_report_without_branches_keeps_no_gate() -> None:
 def test_a_gate_that_is_no_folder_and_percentage_is_refused() -> None:
     assert parse_gates(["pfs/ 92", "pfs/files/  100"]) == [Gate("pfs/", 92.0), Gate("pfs/files/", 100.0)]
     for line in ["pfs/", "pfs/ 101", "pfs/ many"]:
-        with pytest.raises(ValueError, match="pfs/|many"):
+        with pytest.raises(ValueError, match=r"pfs/|many"):
             parse_gates([line])
