@@ -210,6 +210,10 @@ class WriteFailed(FatalError):
     """The disk refused a write (EIO, EROFS, EACCES): what the file holds now is not known."""
 
 
+class ReadFailed(FatalError):
+    """The disk failed to read during recovery, which cannot go on without those bytes."""
+
+
 class SyncFailed(FatalError):
     """A sync failed: the kernel may have dropped the data, and a repeated sync would lie."""
 
