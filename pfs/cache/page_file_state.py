@@ -1,0 +1,157 @@
+"""What a page file looks like to its readers: page count, version, and which image of a page is right for whom.
+
+Plain code.  A read belongs to a *cut*: the version of the file that it sees, and the part of its range that it has not
+been sent yet.  Four places may hold the image of a page that a cut sees, looked at in this order:
+
+1. the version store: the page was overwritten after the cut;
+2. the *shield*: the page is being overwritten on disk by a write that is not published; the shield holds the current,
+   still valid image, because what is on disk now is neither old nor new;
+3. the page table (pages in memory);
+4. the disk.
+
+Invariants: `page_count` and `version` change only in `publish` and `truncate`, each one step; a page is shielded from
+before the first byte of it is overwritten on disk until it is published or the write is given up; a page of an open
+cut that is superseded goes to the version store in the same step.  What the version store may keep is bounded: past
+`versions_limit` bytes the oldest cuts are failed (`SnapshotTooOld`) until the rest fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pfs.cache.page_table import Outcome, PageTable
+from pfs.cache.versions import PageVersions
+from pfs.errors import OutOfRange, SnapshotTooOld
+
+
+class Cut:
+    """What one read in progress sees, and still has to be sent: pages `next` to `end` (exclusive)."""
+
+    __slots__ = ("end", "next", "snapshot")
+
+    def __init__(self, next_pgid: int, end: int) -> None:
+        self.next = next_pgid
+        self.end = end
+        self.snapshot: int | None = None
+        """The version seen; None before the first chunk."""
+
+
+class PageFileState:
+    """One page file as its server knows it (see the module)."""
+
+    def __init__(
+        self, name: str, file_id: int, page_size: int, page_count: int, table: PageTable[Any], versions_limit: int
+    ) -> None:
+        self.name = name
+        self.file_id = file_id
+        self.page_size = page_size
+        self.page_count = page_count
+        self.version = 0
+        self.table = table
+        self.versions = PageVersions()
+        self.versions_limit = versions_limit
+        self._shield: dict[int, bytes] = {}
+        self._cuts: dict[Cut, None] = {}
+
+    # -- reading
+
+    def check_range(self, pgid: int, n: int) -> None:
+        """Raise `OutOfRange` unless pages pgid .. pgid+n-1 exist."""
+        if pgid + n > self.page_count:
+            raise OutOfRange(
+                f"pages {pgid} to {pgid + n - 1} of {self.name!r} were asked for; it has {self.page_count} pages"
+            )
+
+    def open_cut(self, cut: Cut) -> None:
+        """Let a read see the file as it is now, until `close_cut`."""
+        cut.snapshot = self.version
+        self._cuts[cut] = None
+
+    def close_cut(self, cut: Cut) -> None:
+        """The read has ended; no effect if it has no open cut."""
+        if cut in self._cuts:
+            del self._cuts[cut]
+            if len(self.versions):
+                self.versions.forget_before(self._oldest_snapshot())
+
+    def resolve(self, snapshot: int, pgid: int, n: int) -> list[bytes | None]:
+        """The pages of a run as of a snapshot, None where the disk must be read."""
+        pages = self.table.lookup(self.file_id, pgid, n)
+        if self._shield or len(self.versions):
+            find, shield = self.versions.find, self._shield
+            for number in range(n):
+                image = find(pgid + number, snapshot) or shield.get(pgid + number)
+                if image is not None:
+                    pages[number] = image
+        return pages
+
+    # -- writing
+
+    def shield(self, pgid: int, images: Sequence[bytes]) -> None:
+        """Hold the current images of pages that are about to be overwritten on disk."""
+        for number, image in enumerate(images, pgid):
+            self._shield[number] = image
+
+    def shielded(self, pgid: int, n: int) -> list[bytes]:
+        """The images held for a run, all of which is shielded."""
+        return [self._shield[number] for number in range(pgid, pgid + n)]
+
+    def unshield(self, pgid: int, n: int) -> None:
+        """A write was given up and the disk has the old pages again; no effect on pages without a shield."""
+        for number in range(pgid, pgid + n):
+            self._shield.pop(number, None)
+
+    def publish(self, pgid: int, pages: Sequence[bytes]) -> tuple[list[Outcome[Any]], list[Cut]]:
+        """Make a write visible, whole, in this one step.
+
+        Returns what `PageTable.publish` returns, and the cuts that were failed to keep the version store bounded.
+        """
+        self.version += 1
+        end = pgid + len(pages)
+        for number in self._needed(pgid, end):
+            image = self._shield.get(number)
+            if image is not None:
+                self.versions.save(number, self.version, image)
+        self.unshield(pgid, len(pages))
+        self.page_count = max(self.page_count, end)
+        outcomes = self.table.publish(self.file_id, pgid, pages)
+        return outcomes, self._fail_oldest()
+
+    def truncate(self, n: int) -> tuple[list[Outcome[Any]], list[Cut]]:
+        """Cut the file to n pages.  Returns the ended waits for the cut pages, and the cuts that needed them."""
+        self.version += 1
+        self.page_count = n
+        error = OutOfRange(f"{self.name!r} was truncated to {n} pages")
+        outcomes = self.table.discard(self.file_id, n, error)
+        failed = [cut for cut in self._cuts if cut.end > n]
+        for cut in failed:
+            self.close_cut(cut)
+        return outcomes, failed
+
+    def snapshot_too_old(self, cut: Cut) -> SnapshotTooOld:
+        """The error for a failed cut."""
+        return SnapshotTooOld(
+            f"the read of {self.name!r} up to page {cut.end - 1}, {cut.end - cut.next} pages of which were not sent "
+            f"yet, sees version {cut.snapshot}, and the pages overwritten or cut off since no longer fit into the "
+            f"version store ({self.versions_limit} bytes): read faster, in shorter parts, or raise `version_bytes`"
+        )
+
+    def _needed(self, pgid: int, end: int) -> set[int]:
+        needed: set[int] = set()
+        for cut in self._cuts:
+            needed.update(range(max(cut.next, pgid), min(cut.end, end)))
+        return needed
+
+    def _fail_oldest(self) -> list[Cut]:
+        failed: list[Cut] = []
+        while self.versions.kept_bytes > self.versions_limit:
+            oldest = next(iter(self._cuts))
+            failed.append(oldest)
+            self.close_cut(oldest)
+        return failed
+
+    def _oldest_snapshot(self) -> int | None:
+        for cut in self._cuts:  # in the order of their opening, so the first is the oldest
+            return cut.snapshot
+        return None

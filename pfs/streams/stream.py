@@ -1,0 +1,155 @@
+"""`Stream`: the actor between a producer and its consumer, one for a session and direction.
+
+Picture a circular train.  The producer fills a wagon (`DataPages`) and sends it through the stream to the consumer;
+the empty wagon comes back through the stream (`Empty`).  A transfer begins with `credits` empty wagons at the
+producer, so never more than that many data messages are on their way, whatever the consumer does; nobody polls.
+`StreamEnd` travels behind the data, so it cannot overtake it.
+
+A session keeps its stream and uses it for all its requests of that direction; a transfer is told apart by its ref.
+The server opens a transfer (`OpenTransfer`) and may close it before its end (`CloseTransfer`).  The stream tells the
+server `TransferFailed` when one end breaks the rules or is gone:
+
+* a data message without credit, or credits that were never out: that transfer ends with `ProtocolError`;
+* the consumer died: its transfers end with `SessionEnded`.
+
+Messages of a transfer that has ended are dropped: they may have been on their way.  Data for a ref that the stream has
+never heard of is answered with `RequestFailed(ProtocolError)` to its client.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import msgspec
+import pykka
+
+from pfs.actors import Actor, Address, Down
+from pfs.errors import PfsError, ProtocolError, SessionEnded
+from pfs.protocol import DataPages, Empty, RequestFailed, StreamEnd
+from pfs.streams.transfers import Transfer
+
+REMEMBERED = 256
+"""How many ended transfers a stream remembers, to tell late messages from wrong ones."""
+
+
+class OpenTransfer(msgspec.Struct, frozen=True, gc=False):
+    """The server opens a transfer from `producer` to `consumer`, one of which is the server itself."""
+
+    ref: int
+    producer: Address
+    consumer: Address
+    credits: int
+
+
+class CloseTransfer(msgspec.Struct, frozen=True, gc=False):
+    """The server ends a transfer before its `StreamEnd`."""
+
+    ref: int
+
+
+class TransferFailed(msgspec.Struct, frozen=True, gc=False):
+    """The stream tells the server that a transfer of this client has ended before its `StreamEnd`."""
+
+    client: Address
+    ref: int
+    error: PfsError
+
+
+class Stream(Actor):
+    """One direction of one session (see the module).
+
+    `server` and `client` are the two ends; `client` is told of data with an unknown ref.
+    """
+
+    inline = True
+
+    def __init__(self, server: Address, client: Address) -> None:
+        super().__init__()
+        self._server = server
+        self._client = client
+        self._transfers: dict[int, Transfer] = {}
+        self._ended: deque[int] = deque(maxlen=REMEMBERED)
+        self._watched: set[Address] = set()
+
+    def on_receive(self, message: Any) -> None:
+        kind = type(message)
+        if kind is DataPages:
+            self._data(message)
+        elif kind is Empty:
+            self._empty(message)
+        elif kind is StreamEnd:
+            self._end(message)
+        elif kind is OpenTransfer:
+            self._open(message)
+        elif kind is CloseTransfer:
+            self._forget(message.ref)
+        elif kind is Down:
+            self._down(message.ref)
+
+    def _open(self, message: OpenTransfer) -> None:
+        for end in (message.producer, message.consumer):
+            if end is not self._server and end is not self._client and end not in self._watched:
+                self._watched.add(end)
+                self.scheduler.watch(end, self._actor_ref)
+        self._transfers[message.ref] = Transfer(message.ref, message.producer, message.consumer, message.credits)
+
+    def _data(self, message: DataPages) -> None:
+        transfer = self._transfers.get(message.ref)
+        if transfer is None:
+            self._unknown(message.ref)
+            return
+        try:
+            transfer.spend()
+        except ProtocolError as error:
+            self._fail(transfer, error)
+            return
+        self._pass_on(transfer, transfer.consumer, message)
+
+    def _empty(self, message: Empty) -> None:
+        transfer = self._transfers.get(message.ref)
+        if transfer is None:
+            return
+        try:
+            transfer.give_back(message.n)
+        except ProtocolError as error:
+            self._fail(transfer, error)
+            return
+        self._pass_on(transfer, transfer.producer, message)
+
+    def _end(self, message: StreamEnd) -> None:
+        transfer = self._transfers.get(message.ref)
+        if transfer is None:
+            self._unknown(message.ref)
+            return
+        self._forget(message.ref)
+        self._pass_on(transfer, transfer.consumer, message)
+
+    def _pass_on(self, transfer: Transfer, end: Address, message: Any) -> None:
+        try:
+            end.tell(message)
+        except pykka.ActorDeadError:
+            self._fail(transfer, SessionEnded(f"request {transfer.ref}: {end} has ended"))
+
+    def _fail(self, transfer: Transfer, error: PfsError) -> None:
+        self._forget(transfer.ref)
+        self._server.tell(TransferFailed(self._client, transfer.ref, error))
+
+    def _forget(self, ref: int) -> None:
+        if self._transfers.pop(ref, None) is not None:
+            self._ended.append(ref)
+
+    def _unknown(self, ref: int) -> None:
+        if ref in self._ended:
+            return
+        error = ProtocolError(f"request {ref!r}: data came for a transfer that is not open: wait for StreamReady")
+        try:
+            self._client.tell(RequestFailed(ref, error))
+        except pykka.ActorDeadError:
+            pass  # the server hears of it and ends the session
+
+    def _down(self, end: Address) -> None:
+        self._watched.discard(end)
+        for transfer in list(self._transfers.values()):
+            if end is transfer.consumer or end is transfer.producer:
+                self._fail(transfer, SessionEnded(f"request {transfer.ref}: {end} has ended"))
