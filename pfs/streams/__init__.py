@@ -1,0 +1,1 @@
+"""Streams, their credits, the named queues at their ends, and element codecs."""
