@@ -18,6 +18,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(READY)  ## make .venv with pfs and all that its tests, linters, demo and benchmarks need
+	@echo "pfs: ready in $(VENV)"
 
 $(READY): setup.cfg pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { \
@@ -31,7 +32,7 @@ $(READY): setup.cfg pyproject.toml
 	         "Install it (Debian, Ubuntu: apt install python3-venv) and call make again." >&2; exit 1; }
 	@echo "pfs: installing into $(VENV) (the first time it takes a minute or two)..."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --editable '.[test,lint,demo,bench]'
+	@$(BIN)/python -m pip install -qq --editable '.[test,lint,demo,bench]'
 	@touch $@
 
 demo: $(READY)  ## run the main job: real triples, many client actors, fair turns
