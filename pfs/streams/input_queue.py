@@ -39,7 +39,7 @@ class InputQueue(NamedQueue, Generic[Sender, Element]):
         *,
         unit: Unit = "element",
         block_size: int = DEFAULT_BLOCK_SIZE,
-        credits: int = DEFAULT_CREDITS,  # noqa: A002
+        credits: int = DEFAULT_CREDITS,
     ) -> None:
         super().__init__(name, unit)
         self._return_credit = return_credit
@@ -85,7 +85,7 @@ class InputQueue(NamedQueue, Generic[Sender, Element]):
             )
         self._held[sender] = held + 1
         self._blocks.append((sender, elements))
-        if self._unit == "element" and len(self._blocks) == 1:
+        if self._unit == "element":
             self._pass_blocks_without_elements()
 
     def get(self) -> tuple[Sender, Element]:

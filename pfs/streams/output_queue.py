@@ -48,7 +48,7 @@ class OutputQueue(NamedQueue, Generic[Element]):
         *,
         unit: Unit = "element",
         block_size: int = DEFAULT_BLOCK_SIZE,
-        credits: int = DEFAULT_CREDITS,  # noqa: A002
+        credits: int = DEFAULT_CREDITS,
         send_end: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__(name, unit)
