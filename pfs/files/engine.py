@@ -4,8 +4,9 @@
 * `nowait`: a read is first tried inline against the kernel's page cache (`preadv2` with `RWF_NOWAIT`); only one that
   would wait for the disk goes to a worker.  A hand-over to a thread costs more than a cached read.
 
-A plain blocking read is the same call in both.  Which engine is to be had depends on the kernel and on the file system
-of the root, so it is found out by trying.  Direct I/O and io_uring are left out: Python has no well-kept package for them.
+A plain blocking read is the same call in both.  Which engine is to be had depends on the kernel and on the file
+system of the root, so it is found out by trying.  io_uring and direct I/O are left out: Python has no well-kept package
+for them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
 
 from pfs.errors import InvalidRequest, PfsError
@@ -99,9 +101,9 @@ def _self_test(fs: FileSystem) -> str | None:
     except OSError as error:
         return f"the self-test failed: {error}"
     finally:
-        for step in (lambda: fs.close(descriptor), lambda: fs.unlink(PROBE)):
-            try:
-                step()
-            except OSError:
-                pass  # the test has its answer; a file left behind is overwritten by the next one
+        # The test has its answer, whatever comes of tidying up; a file left behind is overwritten by the next test.
+        with suppress(OSError):
+            fs.close(descriptor)
+        with suppress(OSError):
+            fs.unlink(PROBE)
     return None if buffer == b"pfs" else f"the self-test read {bytes(buffer)!r} instead of b'pfs'"

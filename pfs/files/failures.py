@@ -1,9 +1,9 @@
 """What an errno means: one table from the deed that failed and its errno to an error of pfs.
 
-The rule behind the table: a failed read or lookup has changed nothing, so it fails that request only.  A failed write may
-have changed anything, and after a failed sync the kernel may have dropped what was written while the next sync says
-"done" (Rebello and others, "Can Applications Recover from fsync Failures?", USENIX ATC 2020); both are fatal, and no retry
-can mend them.  Running out of space is no damage: it is `NoSpace`, and the caller restores the file's size.
+The rule behind the table: a failed read or lookup has changed nothing, so it fails that request only.  A failed write
+may have changed anything, and after a failed sync the kernel may have dropped what was written while the next sync says
+"done" (Rebello and others, "Can Applications Recover from fsync Failures?", USENIX ATC 2020); both are fatal, and no
+retry can mend them.  Running out of space is no damage: it is `NoSpace`, and the caller restores the file's size.
 
 EINTR means nothing and is retried where it occurs; EMFILE and ENFILE are answered by closing another file first.
 """
@@ -30,9 +30,9 @@ from pfs.errors import (
     WriteFailed,
 )
 
-Deed = Literal["open", "look", "read", "write", "resize", "rename", "sync"]
-"""What was being done: opening; asking about a file or directory; reading; writing; changing a size; changing names
-(create, rename, remove); syncing."""
+Deed = Literal["open", "look", "read", "write", "resize", "restore", "rename", "sync"]
+"""What was being done: opening; asking about a file or directory; reading; writing; changing a size; giving a file its
+former size back after a write that failed; changing names (create, rename, remove); syncing."""
 
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 """No descriptor is to be had: close one and try again."""
@@ -60,6 +60,7 @@ _MEANING: dict[Deed, tuple[dict[int, type[PfsError]], type[PfsError]]] = {
     "read": (_REFUSED | _BUSY, PageIOError),
     "write": (_NO_SPACE, WriteFailed),
     "resize": ({**_NO_SPACE, errno.EOPNOTSUPP: InvalidRequest, **_REFUSED}, WriteFailed),
+    "restore": ({}, WriteFailed),
     "rename": ({**_NAMES, **_NO_SPACE, **_BUSY, **_REFUSED}, WriteFailed),
     "sync": ({}, SyncFailed),
 }

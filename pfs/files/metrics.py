@@ -1,8 +1,7 @@
 """The counters of virtual files, declared once: name, kind and help.
 
-Operations have a count and the seconds spent in them.  They are counted without a lock, each by one addition under the
-interpreter's lock; what is counted on the way to a decision (opens and closes) is counted by the one thread that owns the
-file at that moment.  How many slots are in use is never kept, only derived: opens minus closes.
+Operations have a count and the seconds spent in them.  They are counted without a lock, each by one addition that the
+interpreter does not interrupt.  How many slots are in use is never kept, only derived: opens minus closes.
 """
 
 from __future__ import annotations

@@ -62,39 +62,33 @@ class ClockSweep:
     """
 
     def __init__(self) -> None:
-        self._ring: list[int] = []
-        self._places: dict[int, int] = {}
+        self._present = bytearray()
         self._used: set[int] = set()
         self._hand = 0
         self.touch: Callable[[int], object] = self._used.add
 
     def add(self, index: int) -> None:
-        place = self._places.get(index)
-        if place is None:
-            self._places[index] = len(self._ring)
-            self._ring.append(index)
-        else:
-            self._ring[place] = index
+        present = self._present
+        if index >= len(present):
+            present.extend(bytes(index + 1 - len(present)))
+        present[index] = 1
 
     def remove(self, index: int) -> None:
-        # The place stays, as the slot comes back; -1 says that nobody is there now.
-        self._ring[self._places[index]] = -1
+        self._present[index] = 0
         self._used.discard(index)
 
     def victim(self, claim: Callable[[int], bool]) -> int | None:
-        ring, used = self._ring, self._used
-        size = len(ring)
-        hand = self._hand
+        present, used = self._present, self._used
+        size = len(present)
+        index = self._hand
         for _ in range(2 * size):
-            index = ring[hand]
-            hand += 1
-            if hand == size:
-                hand = 0
+            hand = index + 1 if index + 1 < size else 0
             if index in used:
                 used.discard(index)
-            elif index >= 0 and claim(index):
+            elif present[index] and claim(index):
                 self._hand = hand
                 return index
+            index = hand
         return None
 
 

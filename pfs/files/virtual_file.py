@@ -1,143 +1,50 @@
-"""Virtual files: any number of open files over a bounded number of descriptors.
+"""The pool of virtual files: opens them, renames and removes files with the syncs this needs, and keeps the budget.
 
-STUB: the signatures are settled, the code follows.  Build on these.
+The budget of descriptors is `min(slots, RLIMIT_NOFILE - 64)`, so that the rest of the process has some; `reserve` takes
+more out of it for sockets and the WAL.  When the system has none to give even so (EMFILE, ENFILE), a file without I/O in
+flight is closed for it, and only if there is none the caller gets `Busy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from types import TracebackType
-from typing import Literal
 
-from pfs.files.filesystem import FileStat, FileSystem
+from pfs.errors import FatalError, FileClosed, FileExists, FileMissing, InvalidRequest, NotRegularFile, PfsError
+from pfs.files.descriptors import DescriptorPool
+from pfs.files.engine import EngineName, choose_engine
+from pfs.files.file import VirtualFile
+from pfs.files.filesystem import FileStat, FileSystem, WriteBuffer
+from pfs.files.metrics import Metrics
 from pfs.files.open_options import OpenOptions
+from pfs.files.paths import check_path, parent_of
+from pfs.files.replacement import ReplacementName, make_replacement
 
 __all__ = ["OpenOptions", "VirtualFile", "VirtualFilePool"]
 
-ReadBuffer = bytearray | memoryview
-WriteBuffer = bytes | bytearray | memoryview
+DEFAULT_SLOTS = 1000
+"""Slots of a pool, if neither its user nor the limit of open files says less (PostgreSQL's `max_files_per_process`)."""
+SPARE_DESCRIPTORS = 64
+"""Descriptors of the process that a pool leaves to others; half of them all where there are fewer than twice as many."""
+TEMPORARY_PREFIX = ".pfs-temporary-"
+"""How the names of temporary files begin.  None outlives its pool, except after a crash: `remove_leftovers`."""
 
-
-class VirtualFile:
-    """A file that can be used at any time, though its descriptor may be closed at this moment.
-
-    Made by a `VirtualFilePool`.  Positioned calls (`*_at`), syncs and `metadata` may be made by many threads at once;
-    the sequential calls share one position and are for one thread at a time.  Every call may raise `FileClosed`,
-    `AccessDenied`, `InvalidRequest` (bad offset, length or type; nothing changed), `Busy` (no descriptor to be had),
-    and after a fatal error `WriteFailed`, `SyncFailed` or `FileReplaced` for ever.
-    """
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def closed(self) -> bool: ...
-
-    # ---------------------------------------------------------------------------- positioned reads
-    def read_at(self, buffer: ReadBuffer, offset: int) -> int:
-        """One read into `buffer`; returns the bytes read, 0 at the end.  Raises `PageIOError`."""
-        raise NotImplementedError
-
-    def read_exact_at(self, buffer: ReadBuffer, offset: int) -> None:
-        """Fill `buffer`, continuing short reads.  Raises `OutOfRange` if the file ends before."""
-        raise NotImplementedError
-
-    def read_exact_at_n(self, buffer: ReadBuffer, offset: int, count: int) -> None:
-        """Fill the first `count` bytes of `buffer` (1 <= count <= its length)."""
-        raise NotImplementedError
-
-    def readv_at(self, buffers: Sequence[ReadBuffer], offset: int) -> int:
-        """Fill the buffers one after another, continuing short reads; returns fewer bytes only at the end of the file."""
-        raise NotImplementedError
-
-    def try_readv_at_nowait(self, buffers: Sequence[ReadBuffer], offset: int) -> int | None:
-        """Read what the kernel has in its page cache, without ever waiting; the slot is pinned meanwhile.
-
-        Returns the bytes read (fewer if only a first part is cached, 0 at the end of the file), or None if nothing can be said
-        without waiting (not cached, descriptor closed, engine `psync`): then call `readv_at` where blocking is allowed."""
-        raise NotImplementedError
-
-    # ---------------------------------------------------------------------------- positioned writes
-    def write_at(self, data: WriteBuffer, offset: int) -> int:
-        """One write; returns the bytes written, which may be fewer.  Raises `NoSpace`, `WriteFailed`."""
-        raise NotImplementedError
-
-    def write_all_at(self, data: WriteBuffer, offset: int) -> None:
-        """Write all of `data`, continuing short writes.  On `NoSpace` the file has its former size again."""
-        raise NotImplementedError
-
-    def writev_at(self, buffers: Sequence[WriteBuffer], offset: int) -> int:
-        """Write all the buffers one after another, continuing short writes; returns their total length."""
-        raise NotImplementedError
-
-    # ---------------------------------------------------------------------------- sequential
-    @property
-    def position(self) -> int: ...
-
-    def read(self, buffer: ReadBuffer) -> int:
-        raise NotImplementedError
-
-    def read_to_end(self) -> bytes:
-        raise NotImplementedError
-
-    def write(self, data: WriteBuffer) -> int:
-        raise NotImplementedError
-
-    def write_all(self, data: WriteBuffer) -> None:
-        raise NotImplementedError
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move the position (`os.SEEK_SET`, `SEEK_CUR`, `SEEK_END`) and return it; before 0 is `InvalidRequest`."""
-        raise NotImplementedError
-
-    # ---------------------------------------------------------------------------- the file as a whole
-    def metadata(self) -> FileStat:
-        raise NotImplementedError
-
-    def set_len(self, length: int) -> None:
-        """Truncate, or extend with zeros."""
-        raise NotImplementedError
-
-    def allocate(self, offset: int, length: int) -> None:
-        """Make sure the range has disk space; the file grows if need be."""
-        raise NotImplementedError
-
-    def advise(self, offset: int, length: int, advice: int) -> None:
-        """`posix_fadvise` (`os.POSIX_FADV_...`); a hint, its failure is ignored."""
-        raise NotImplementedError
-
-    def sync_all(self) -> None:
-        """Make data, metadata and, for a file that this pool created, its name durable.  Raises `SyncFailed` (fatal)."""
-        raise NotImplementedError
-
-    def sync_data(self) -> None:
-        """The same without metadata that reading does not need."""
-        raise NotImplementedError
-
-    @property
-    def dirty(self) -> bool:
-        """True if a write has returned that no sync covers yet."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Sync if dirty, give the descriptor back.  A second close does nothing."""
-        raise NotImplementedError
-
-    def remove(self) -> None:
-        """Close without syncing, unlink, and make the removal durable."""
-        raise NotImplementedError
-
-    def __enter__(self) -> VirtualFile:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+_READ_ONLY = OpenOptions()
+_CREATE = OpenOptions(read=False, write=True, create=True, truncate=True)
+_CREATE_NEW = OpenOptions(read=False, write=True, create_new=True)
+_TEMPORARY = OpenOptions(write=True, create_new=True)
 
 
 class VirtualFilePool:
-    """Opens virtual files over at most `slots` descriptors of one `FileSystem`."""
+    """Opens virtual files over a bounded number of descriptors of one `FileSystem`.
+
+    slots: the most descriptors to use, files and reservations together; None for as many as is reasonable.
+    clock: seconds, for the metrics.  engine: `"nowait"`, `"psync"`, or `"auto"` for the first of them that passes its
+    self-test (`engine_message` says what came of it).  replacement: `"clock"` or `"lru"`.
+    Raises `InvalidRequest`.  Safe for many threads.
+    """
 
     def __init__(
         self,
@@ -145,67 +52,230 @@ class VirtualFilePool:
         *,
         slots: int | None = None,
         clock: Callable[[], float],
-        engine: Literal["auto", "nowait", "psync"] = "auto",
-        replacement: Literal["lru", "clock"] = "lru",
+        engine: EngineName = "auto",
+        replacement: ReplacementName = "clock",
     ) -> None:
+        if slots is not None and (type(slots) is not int or slots < 1):
+            raise InvalidRequest(f"slots must be None or an int of at least 1, not {slots!r}")
+        if replacement not in ("clock", "lru"):
+            raise InvalidRequest(f"unknown replacement {replacement!r}; there are 'clock' and 'lru'")
         self.fs = fs
+        self.slots = slot_budget(fs.descriptor_limit(), slots)
+        self._engine, self.engine_message = choose_engine(fs, engine)
+        self._clock = clock
+        self._metrics = Metrics()
+        self._descriptors = DescriptorPool(
+            fs, limit=self.slots, policy=make_replacement(replacement), clock=clock, metrics=self._metrics
+        )
+        self._temporary_numbers = count(1)
+        self._closed = False
 
-    def open(self, path: str, options: OpenOptions = OpenOptions(), kind: str = "data") -> VirtualFile:  # noqa: B008
+    def __enter__(self) -> VirtualFilePool:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def engine(self) -> str:
+        """The I/O engine in use: `"nowait"` or `"psync"`."""
+        return self._engine.name
+
+    @property
+    def recovering(self) -> bool:
+        """True during recovery, when a read that fails is fatal (`ReadFailed`); set by whoever recovers."""
+        return self._descriptors.recovering
+
+    @recovering.setter
+    def recovering(self, recovering: bool) -> None:
+        self._descriptors.recovering = recovering
+
+    # ------------------------------------------------------------------------------------------ opening
+
+    def open(self, path: str, options: OpenOptions = _READ_ONLY, kind: str = "data") -> VirtualFile:
         """Open a file (for reading unless the options say more).  `kind` names it in the byte metrics.
 
-        Raises `FileMissing`, `FileExists`, `InvalidName`, `NotRegularFile`, `AccessDenied`, `NoSpace`, `Busy`."""
-        raise NotImplementedError
+        Raises `FileMissing`, `FileExists`, `InvalidName`, `NotRegularFile`, `AccessDenied`, `NoSpace`, `Busy`.
+        """
+        return self._open(path, options, kind)
 
     def open_with_options(self, path: str, options: OpenOptions, kind: str = "data") -> VirtualFile:
-        raise NotImplementedError
+        """The same with the options spelled out."""
+        return self._open(path, options, kind)
 
     def create(self, path: str, kind: str = "data") -> VirtualFile:
-        """Open for writing; made if missing, emptied if not."""
-        raise NotImplementedError
+        """Open for writing only; the file is made if it is missing, emptied if not."""
+        return self._open(path, _CREATE, kind)
 
     def temporary(self, directory: str = "", kind: str = "temporary") -> VirtualFile:
         """A new file for reading and writing that vanishes on close; it is never synced."""
-        raise NotImplementedError
+        while True:
+            name = f"{TEMPORARY_PREFIX}{next(self._temporary_numbers)}"
+            with suppress(FileExists):  # left over from a crash
+                return self._open(f"{directory}/{name}" if directory else name, _TEMPORARY, kind, temporary=True)
+
+    def _open(self, path: str, options: OpenOptions, kind: str, *, temporary: bool = False) -> VirtualFile:
+        if self._closed:
+            raise FileClosed(f"the pool is closed; {path!r} cannot be opened")
+        if not isinstance(options, OpenOptions):
+            raise InvalidRequest(f"options must be OpenOptions, not {type(options).__name__}")
+        check_path(path)
+        file = self._descriptors.open(path, options, self._metrics.traffic(kind), temporary=temporary)
+        return VirtualFile(self._descriptors, file, options, self._engine, self._clock)
+
+    # ------------------------------------------------------------------------------------------ names
 
     def crashsafe_overwrite(self, final_path: str, temporary_path: str, content: WriteBuffer) -> None:
-        """Replace a file's whole content: after a crash it has the old content or the new, durable on return."""
-        raise NotImplementedError
+        """Replace a file's whole content: after a crash it has the old content or the new; durable on return.
+
+        The content goes to `temporary_path` (of the same file system; a file left over there is replaced), is synced and
+        renamed.  If that fails the old content stays, and the temporary file is removed if that can be done.
+        """
+        check_path(final_path)
+        with suppress(FileMissing):
+            self._descriptors.unlink(temporary_path)
+        file = self._open(temporary_path, _CREATE_NEW, "data")
+        try:
+            file.write_all_at(content, 0)
+            self._descriptors.sync(file._file, data_only=False, names=False)
+        except PfsError as error:
+            with suppress(PfsError):
+                self._descriptors.close(file._file, discard=True)
+                if not isinstance(error, FatalError):
+                    self._descriptors.unlink(temporary_path)
+            raise
+        file.close()
+        self._rename(temporary_path, final_path)
 
     def durable_rename(self, source: str, destination: str) -> None:
-        """Rename with every sync it needs; virtual files open on `source` follow it."""
-        raise NotImplementedError
+        """Rename a file with every sync that this needs: after a crash `destination` is one of the two, whole.
+
+        Virtual files open on `source` follow it; those open on a replaced `destination` fail with `FileReplaced` when
+        they are opened again.  Raises `FileMissing` without a `source`.
+        """
+        check_path(destination)
+        self._sync_path(source)
+        if self.exists(destination):
+            self._sync_path(destination)
+        self._rename(source, destination)
+
+    def _sync_path(self, path: str) -> None:
+        with self._open(path, _READ_ONLY, "data") as file:
+            self._descriptors.sync(file._file, data_only=False, names=False)
+
+    def _rename(self, source: str, destination: str) -> None:
+        self._descriptors.rename(source, destination)
+        # The new name first: if the crash comes between the two there are both names, not none.
+        self._descriptors.sync_directory(parent_of(destination))
+        if parent_of(source) != parent_of(destination):
+            self._descriptors.sync_directory(parent_of(source))
 
     def remove(self, path: str) -> None:
-        """Unlink a file and make that durable.  Raises `FileMissing`."""
-        raise NotImplementedError
+        """Remove a file and make that durable.  Raises `FileMissing`."""
+        check_path(path)
+        self._descriptors.remove(path)
+
+    def remove_leftovers(self, directory: str = "") -> int:
+        """Remove the temporary files that a crash left in a directory; returns their number.
+
+        For the start, before this pool or another has made any there.
+        """
+        names = [name for name in self.list(directory) if name.startswith(TEMPORARY_PREFIX)]
+        for name in names:
+            self._descriptors.unlink(f"{directory}/{name}" if directory else name)
+        return len(names)
 
     def make_directory(self, path: str) -> None:
-        """Make a directory and its missing parents, durably; one that exists is no error."""
-        raise NotImplementedError
+        """Make a directory and its missing parents, durably; one that exists is no error.
+
+        Raises `NotRegularFile` if a file is in the way.
+        """
+        parts = check_path(path)
+        for end in range(1, len(parts) + 1):
+            self._make_one_directory("/".join(parts[:end]))
+
+    def _make_one_directory(self, path: str) -> None:
+        descriptors = self._descriptors
+        try:
+            descriptors.with_descriptors(lambda: self.fs.mkdir(path), "rename", f"make the directory {path!r}")
+        except FileExists:
+            if not self.stat(path).is_directory:
+                raise NotRegularFile(f"{path!r} is a file; a directory of that name cannot be made") from None
+            return
+        descriptors.name_changed(path)
+        descriptors.sync_directory(parent_of(path))
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory, durably.  Raises `FileMissing`, and `FileExists` if it is not empty."""
+        check_path(path)
+        descriptors = self._descriptors
+        descriptors.with_descriptors(lambda: self.fs.rmdir(path), "rename", f"remove the directory {path!r}")
+        descriptors.name_changed(path)
+        descriptors.sync_directory(parent_of(path))
+
+    def stat(self, path: str) -> FileStat:
+        """Size and identity of a file or directory.  Raises `FileMissing`."""
+        return self._descriptors.with_descriptors(lambda: self.fs.stat(path), "look", f"look at {path!r}")
 
     def exists(self, path: str) -> bool:
-        raise NotImplementedError
+        """True if there is a file or directory of that name."""
+        return self._descriptors.with_descriptors(lambda: self.fs.exists(path), "look", f"look for {path!r}")
 
     def list(self, path: str) -> list[str]:
-        """The names in a directory, sorted; `FileMissing` if there is none."""
-        raise NotImplementedError
+        """The names in a directory (`""` is the root), sorted.  Raises `FileMissing`."""
+        return self._descriptors.with_descriptors(
+            lambda: self.fs.listdir(path), "look", f"list the directory {path or '.'!r}"
+        )
+
+    # ------------------------------------------------------------------------------------------ the budget, the whole
 
     def reserve(self, n: int) -> None:
-        """Take `n` descriptors out of the budget for other uses (sockets, WAL); closes files for it.  Raises `Busy`."""
-        raise NotImplementedError
+        """Take `n` descriptors out of the budget for other uses (sockets, WAL); closes files for them.
+
+        Raises `Busy` if that would leave none for files.
+        """
+        _check_count(n)
+        self._descriptors.reserve(n)
 
     def release(self, n: int) -> None:
-        """Give `n` reserved descriptors back."""
-        raise NotImplementedError
+        """Give `n` reserved descriptors back.  Raises `InvalidRequest` if fewer are reserved."""
+        _check_count(n)
+        self._descriptors.release(n)
 
     def sync_pending(self) -> int:
         """Sync every file with unsynced writes and every directory with new names; returns how many files it synced."""
-        raise NotImplementedError
+        return self._descriptors.sync_pending()
 
-    def stats(self) -> dict[str, int | float | str]:
+    def stats(self) -> dict[str, int | float]:
         """Counters by name, as `pfs.files.metrics` declares them."""
-        raise NotImplementedError
+        self._descriptors.reap()
+        return self._metrics.stats()
 
     def close(self) -> None:
-        """Close every file (dirty ones are synced first)."""
-        raise NotImplementedError
+        """Close every file (dirty ones are synced first), then raise the first failure if there was one."""
+        self._closed = True
+        failures: list[PfsError] = []
+        descriptors = self._descriptors
+        for close in [descriptors.reap, *[lambda file=file: descriptors.close(file) for file in descriptors.files()]]:
+            try:
+                close()
+            except PfsError as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+
+
+def slot_budget(descriptor_limit: int, wanted: int | None) -> int:
+    """How many slots to have under a limit of open files, if `wanted` are asked for (None: `DEFAULT_SLOTS`).
+
+    Some descriptors are left to the rest of the process: `SPARE_DESCRIPTORS`, or half of them where there are few.
+    """
+    spare = min(SPARE_DESCRIPTORS, descriptor_limit // 2)
+    return max(1, min(DEFAULT_SLOTS if wanted is None else wanted, descriptor_limit - spare))
+
+
+def _check_count(n: int) -> None:
+    if type(n) is not int or n < 0:
+        raise InvalidRequest(f"a number of descriptors must be an int of at least 0, not {n!r}")
