@@ -96,11 +96,15 @@ def test_the_table_is_plain_text_in_a_file_and_cuts_no_name() -> None:
     assert "\x1b" not in output.getvalue()
 
 
-def test_the_table_goes_to_standard_output_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
-    show("First come, first served", report([served("scan", 0, 0)]))
+def test_the_table_goes_to_standard_output_unless_told_otherwise(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "a reader with a rather long name"
+    show("First come, first served", report([served(name, 0, 0)]))
     printed = capsys.readouterr().out
     assert "First come, first served" in printed
-    assert "scan" in printed
+    assert name in printed
     assert "\x1b" not in printed
 
 
