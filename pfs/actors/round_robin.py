@@ -47,7 +47,7 @@ class RoundRobin(Generic[Session, Request]):
     def __init__(self) -> None:
         self._ring: deque[Session] = deque()
         self._ready: dict[Session, deque[Request]] = {}
-        self._count = 0
+        self._members: set[Request] = set()
 
     def add(self, session: Session, request: Request) -> None:
         ready = self._ready.get(session)
@@ -55,7 +55,7 @@ class RoundRobin(Generic[Session, Request]):
             ready = self._ready[session] = deque()
             self._ring.append(session)
         ready.append(request)
-        self._count += 1
+        self._members.add(request)
 
     def next(self) -> Request | None:
         if not self._ring:
@@ -63,7 +63,7 @@ class RoundRobin(Generic[Session, Request]):
         session = self._ring.popleft()
         ready = self._ready[session]
         request = ready.popleft()
-        self._count -= 1
+        self._members.discard(request)
         if ready:
             self._ring.append(session)
         else:
@@ -71,17 +71,17 @@ class RoundRobin(Generic[Session, Request]):
         return request
 
     def discard(self, session: Session, request: Request) -> None:
-        ready = self._ready.get(session)
-        if ready is None or request not in ready:
-            return
+        if request not in self._members:
+            return  # the usual case: it was taken by `next` and ended with that chunk
+        self._members.discard(request)
+        ready = self._ready[session]
         ready.remove(request)
-        self._count -= 1
         if not ready:
             del self._ready[session]
             self._ring.remove(session)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._members)
 
 
 class FirstComeFirstServed(Generic[Session, Request]):

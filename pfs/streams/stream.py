@@ -56,6 +56,16 @@ class TransferFailed(msgspec.Struct, frozen=True, gc=False):
     error: PfsError
 
 
+class Received(msgspec.Struct, frozen=True, gc=False):
+    """What a stream passes on to the server: a writer's `DataPages` or `StreamEnd`, or a reader's `Empty`.
+
+    Refs are unique only for each client, so the client goes with it.
+    """
+
+    client: Address
+    message: DataPages | StreamEnd | Empty
+
+
 class Stream(Actor):
     """One direction of one session (see the module).
 
@@ -100,6 +110,8 @@ class Stream(Actor):
             self._unknown(message.ref)
             return
         try:
+            if message.stream is not self._actor_ref:
+                raise ProtocolError(f"request {message.ref}: a data message names another stream than it was sent on")
             transfer.spend()
         except ProtocolError as error:
             self._fail(transfer, error)
@@ -126,6 +138,8 @@ class Stream(Actor):
         self._pass_on(transfer, transfer.consumer, message)
 
     def _pass_on(self, transfer: Transfer, end: Address, message: Any) -> None:
+        if end is self._server:
+            message = Received(self._client, message)
         try:
             end.tell(message)
         except pykka.ActorDeadError:

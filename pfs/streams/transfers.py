@@ -16,12 +16,12 @@ class Transfer:
 
     __slots__ = ("consumer", "credit", "limit", "producer", "ref")
 
-    def __init__(self, ref: int, producer: Any, consumer: Any, credits: int) -> None:
+    def __init__(self, ref: int, producer: Any, consumer: Any, limit: int) -> None:
         self.ref = ref
         self.producer = producer
         self.consumer = consumer
-        self.limit = credits
-        self.credit = credits
+        self.limit = limit
+        self.credit = limit
 
     def spend(self) -> None:
         """One data message passes.  `ProtocolError` if the producer had no credit for it."""

@@ -1,0 +1,400 @@
+"""`PageFileServer`: the actor that serves one page file to any number of clients.
+
+It queues their requests and serves them round-robin, a chunk of pages at a time, over streams (the PFS architecture
+notes).  The actor is a shell: it knows sessions, turns messages into calls of `ReadService` and `WriteService`, and
+keeps itself going: as long as a request is ready it has one `Turn` message to itself in its mailbox, whatever other
+messages come.
+
+What ends what: a client that ends takes its session with it, its requests, streams and reservations, and nothing
+else; a request that is wrong ends alone, with `RequestFailed` to its client; a failure of the disk that leaves the
+file unknown, or of the server's own code, ends the system (`panic`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, cast
+
+import msgspec
+
+from pfs.actors import Actor, Address, Down
+from pfs.actors.buffer_pool import PagesLoaded
+from pfs.actors.file_worker import BlocksWritten
+from pfs.actors.read_service import ReadService
+from pfs.actors.requests import ReadRequest, ServerOptions, Session, WriteRequest, is_address
+from pfs.actors.server_core import Request, ServerCore
+from pfs.actors.write_service import WriteService
+from pfs.cache.page_file_state import PageFileState
+from pfs.errors import (
+    Busy,
+    Cancelled,
+    InvalidRequest,
+    PfsError,
+    ProtocolError,
+    ServerInactive,
+    SessionEnded,
+    SystemFailed,
+)
+from pfs.files.block_file import BlockFile
+from pfs.protocol import (
+    Cancel,
+    DataAppend,
+    DataPages,
+    DataRead,
+    DataWrite,
+    Done,
+    Empty,
+    RequestFailed,
+    Start,
+    Stat,
+    StatReply,
+    Stop,
+    StreamEnd,
+    Sync,
+    Truncate,
+)
+from pfs.streams.stream import Received, Stream, TransferFailed
+
+
+class Turn(msgspec.Struct, frozen=True, gc=False):
+    """The server to itself: serve."""
+
+
+class LookForIdle(msgspec.Struct, frozen=True, gc=False):
+    """The server to itself: look for writers that send nothing."""
+
+
+class Fail(msgspec.Struct, frozen=True, gc=False):
+    """The system has failed: end every request with this error, and take no more."""
+
+    error: PfsError
+
+
+_TURN = Turn()
+
+ServedObserver = Callable[[int, Address, int, int], None]
+"""Called for each chunk served: the server's turn number, the client, the request's ref, the pages."""
+
+
+class PageFileServer(Actor):
+    """Serves one page file (see the module).
+
+    `panic` is called with the cause when the file can no longer be trusted; it must not block.  `observer` is told of
+    every chunk, for demonstrations and tests of fairness.
+    """
+
+    inline = True
+
+    def __init__(
+        self,
+        state: PageFileState,
+        file: BlockFile,
+        pool: Address,
+        write_workers: Sequence[Address],
+        panic: Callable[[BaseException], None],
+        options: ServerOptions | None = None,
+        observer: ServedObserver | None = None,
+    ) -> None:
+        super().__init__()
+        self._options = options or ServerOptions()
+        self._core = ServerCore(cast(Address, self._actor_ref), state, file, pool, self._options, panic, self._arm)
+        self._reads = ReadService(self._core)
+        self._writes = WriteService(self._core, self._reads, write_workers)
+        self._sessions: dict[Address, Session] = {}
+        self._streams: dict[Address, Session] = {}
+        self._observer = observer
+        self._armed = False
+        self._looking_for_idle = False
+        self._active = True
+        self._failed: PfsError | None = None
+        self._stopping: list[Stop] = []
+        self._handlers: dict[type, Callable[[Any], Any]] = {
+            DataRead: self._data_read,
+            DataWrite: self._data_write,
+            DataAppend: self._data_write,
+            Cancel: self._cancel,
+            Start: self._start,
+            Stop: self._stop_serving,
+            Sync: self._sync,
+            Truncate: self._truncate,
+            Stat: self._stat,
+            Turn: self._turn,
+            Received: self._received,
+            TransferFailed: self._transfer_failed,
+            PagesLoaded: self._pages_loaded,
+            BlocksWritten: self._blocks_written,
+            Down: self._down,
+            LookForIdle: self._look_for_idle,
+            Fail: self._fail_all,
+        }
+
+    def on_receive(self, message: Any) -> Any:
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            return self._unknown(message)
+        return handler(message)
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """The server's own code failed: nobody may be left waiting, and the state of the file is in doubt."""
+        assert exception_value is not None
+        self._end_all(SystemFailed(f"the server of {self._core.state.name!r} failed: {exception_value!r}"))
+        self._core.panic(exception_value)
+
+    def on_stop(self) -> None:
+        self._end_all(SessionEnded(f"the server of {self._core.state.name!r} was stopped"))
+
+    # -- turns
+
+    def _arm(self) -> None:
+        if not self._armed:
+            self._armed = True
+            self._actor_ref.tell(_TURN)
+
+    def _turn(self, _: Turn) -> None:
+        self._armed = False
+        if self._failed is not None:
+            return
+        core = self._core
+        counters, following = core.counters, core.order.next
+        left = self._options.chunk  # several small chunks, or one large: others' mailboxes wait no longer for it
+        while left > 0:
+            request = following()
+            if request is None:
+                return
+            counters["turns"] += 1
+            served: ReadService | WriteService = self._reads if type(request) is ReadRequest else self._writes
+            pages = served.serve(request)  # type: ignore[arg-type]
+            left -= pages
+            if self._observer is not None:
+                self._observer(counters["turns"], request.session.client, request.ref, pages)
+        if core.order:
+            self._arm()
+
+    # -- requests
+
+    def _data_read(self, message: DataRead) -> None:
+        session = self._open(message)
+        if session is None:
+            return
+        if session.read_stream is None:
+            session.read_stream = self._stream(session)
+        self._admit(session, message, lambda: self._reads.admit(session, message))
+
+    def _data_write(self, message: DataWrite | DataAppend) -> None:
+        session = self._open(message)
+        if session is None:
+            return
+        if session.write_stream is None:
+            session.write_stream = self._stream(session)
+        self._admit(session, message, lambda: self._writes.admit(session, message, self.scheduler.now()))
+        if not self._looking_for_idle:
+            self._looking_for_idle = True
+            self.send_after(self._options.idle_seconds / 2, LookForIdle())
+
+    def _admit(self, session: Session, message: Any, admit: Callable[[], None]) -> None:
+        try:
+            if self._failed is not None:
+                raise self._failed
+            if not self._active:
+                raise ServerInactive(f"the server of {self._core.state.name!r} is inactive; send it Start")
+            if type(message.ref) is not int:
+                raise InvalidRequest(f"ref must be an int, not {message.ref!r}")
+            if message.ref in session.requests:
+                raise ProtocolError(f"ref {message.ref} is in use for an open request of this client")
+            if len(session.requests) >= self._options.session_requests:
+                raise Busy(
+                    f"the client has {len(session.requests)} requests open; the limit is "
+                    f"{self._options.session_requests}: wait for some to end, or raise `session_requests`"
+                )
+            self._core.counters["requests"] += 1
+            admit()
+        except PfsError as error:
+            self._core.refuse(message.client, message.ref, error)
+
+    def _open(self, message: Any) -> Session | None:
+        """The session of the message's client, opened if need be; None if nobody could be answered."""
+        client = message.client
+        if not is_address(client):
+            self._core.counters["dropped"] += 1
+            return None
+        session = self._sessions.get(client)
+        if session is None:
+            session = self._sessions[client] = Session(client)
+            self.monitor(client)
+        return session
+
+    def _stream(self, session: Session) -> Any:
+        stream = self.scheduler.start(Stream, self._core.ref, session.client)
+        self._streams[cast(Address, stream)] = session
+        self.monitor(stream)
+        return stream
+
+    def _received(self, message: Received) -> None:
+        session = self._sessions.get(message.client)
+        inner = message.message
+        request = session.requests.get(inner.ref) if session is not None else None
+        kind = type(inner)
+        if kind is Empty:
+            if type(request) is ReadRequest:
+                self._reads.credit(request, cast(Empty, inner).n)
+        elif isinstance(request, WriteRequest):
+            if isinstance(inner, DataPages):
+                self._writes.data(request, inner, self.scheduler.now())
+            elif isinstance(inner, StreamEnd):
+                self._writes.end(request, inner)
+
+    def _cancel(self, message: Cancel) -> None:
+        session = self._sessions.get(message.client) if is_address(message.client) else None
+        request = session.requests.get(message.ref) if session is not None else None
+        if request is not None:
+            self._end(request, Cancelled(f"request {request.ref} was cancelled"))
+
+    def _end(self, request: Request, error: PfsError) -> None:
+        if isinstance(request, ReadRequest):
+            self._reads.fail(request, error)
+        else:
+            self._writes.fail(request, error)
+
+    def _transfer_failed(self, message: TransferFailed) -> None:
+        session = self._sessions.get(message.client)
+        request = session.requests.get(message.ref) if session is not None else None
+        if request is not None:
+            self._end(request, message.error)
+
+    # -- answers of the pool and the workers
+
+    def _pages_loaded(self, message: PagesLoaded) -> None:
+        if self._failed is not None:
+            return
+        if isinstance(message.token, ReadRequest):
+            self._reads.loaded(message.token, message.pages, message.error)
+        else:
+            self._writes.loaded(message.token, message.pages, message.error)
+
+    def _blocks_written(self, message: BlocksWritten) -> None:
+        if self._failed is not None:
+            return  # after a failure nothing is acknowledged and nothing more is written
+        self._writes.file_call_ended(message.token, message.error)
+        if self._stopping:
+            self._stop_when_quiet()
+
+    # -- other messages
+
+    def _start(self, message: Start) -> None:
+        self._active = True
+        self._answer(message.client, Done(message.ref))
+
+    def _stop_serving(self, message: Stop) -> None:
+        self._active = False
+        name = self._core.state.name
+        for request in self._requests():
+            self._end(request, ServerInactive(f"the server of {name!r} was stopped before the request was finished"))
+        self._stopping.append(message)
+        self._stop_when_quiet()
+
+    def _stop_when_quiet(self) -> None:
+        if not self._writes.applying:
+            stopping, self._stopping = self._stopping, []
+            for message in stopping:
+                self._answer(message.client, Done(message.ref))
+
+    def _sync(self, message: Sync) -> None:
+        self._serve_call(message, lambda: self._writes.sync(message))
+
+    def _truncate(self, message: Truncate) -> None:
+        def truncate() -> None:
+            if not self._active:
+                raise ServerInactive(f"the server of {self._core.state.name!r} is inactive; send it Start")
+            self._writes.truncate(message)
+
+        self._serve_call(message, truncate)
+
+    def _serve_call(self, message: Sync | Truncate, call: Callable[[], None]) -> None:
+        if not is_address(message.client):
+            self._core.counters["dropped"] += 1
+            return
+        try:
+            if self._failed is not None:
+                raise self._failed
+            call()
+        except PfsError as error:
+            self._core.refuse(message.client, message.ref, error)
+
+    def _stat(self, message: Stat) -> StatReply:
+        reply = self.stat(message.ref)
+        self._answer(message.client, reply)
+        return reply
+
+    def stat(self, ref: int = 0) -> StatReply:
+        """What `Stat` answers; also as the return value of a Pykka `ask(Stat(...))`."""
+        core, state = self._core, self._core.state
+        counters = {
+            **core.counters,
+            **self._writes.counters(),
+            "sessions": len(self._sessions),
+            "ready": len(core.order),
+            "version": state.version,
+            "old_version_bytes": state.versions.kept_bytes,
+            "old_versions_saved": state.versions.saved,
+        }
+        return StatReply(ref, state.name, state.page_size, state.page_count, self._active, counters)
+
+    def _answer(self, client: Any, reply: Any) -> None:
+        if is_address(client):
+            self._core.tell(client, reply)
+
+    def _unknown(self, message: Any) -> RequestFailed:
+        """A message that nobody knows: an error to its sender if it says who that is; also the answer to an ask."""
+        self._core.counters["dropped"] += 1
+        ref = getattr(message, "ref", 0)
+        error = ProtocolError(f"a page file server does not know messages of class {type(message).__name__}")
+        failed = RequestFailed(ref if type(ref) is int else 0, error)
+        self._answer(getattr(message, "client", None), failed)
+        return failed
+
+    def _look_for_idle(self, _: LookForIdle) -> None:
+        writes = [request for request in self._requests() if isinstance(request, WriteRequest)]
+        self._writes.check_idle(writes, self.scheduler.now())
+        self._looking_for_idle = bool(writes)
+        if writes:
+            self.send_after(self._options.idle_seconds / 2, LookForIdle())
+
+    # -- the end of things
+
+    def _requests(self) -> list[Request]:
+        return [request for session in self._sessions.values() for request in session.requests.values()]
+
+    def _down(self, message: Down) -> None:
+        client = cast(Address, message.ref)
+        session = self._sessions.pop(client, None)
+        if session is not None:
+            for request in list(session.requests.values()):
+                self._end(request, SessionEnded(f"the client {client} has ended"))
+            for stream in (session.read_stream, session.write_stream):
+                if stream is not None:
+                    self._streams.pop(stream, None)
+                    self.demonitor(stream)
+                    stream.stop(block=False)
+            return
+        session = self._streams.pop(client, None)
+        if session is not None:  # a stream failed: its session's requests end, the next one gets a new stream
+            session.read_stream = session.write_stream = None
+            for request in list(session.requests.values()):
+                self._end(request, SessionEnded(f"the stream of request {request.ref} has failed: {message.reason!r}"))
+
+    def _fail_all(self, message: Fail) -> None:
+        self._end_all(message.error)
+
+    def _end_all(self, error: PfsError) -> None:
+        self._failed = self._failed or error
+        for request in self._requests():
+            if isinstance(request, ReadRequest):
+                self._reads.fail(request, error)
+            else:
+                self._writes.abandon(request, error)

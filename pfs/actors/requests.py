@@ -1,0 +1,178 @@
+"""What a page file server keeps of its clients: sessions and their open requests; and the checks of their messages.
+
+Plain code.  A session is all that the server keeps for one client; it ends when the client ends.  A request is in the
+session's `requests` from its message until its one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from pfs.cache.page_file_state import Cut
+from pfs.errors import InvalidRequest, PfsError, ProtocolError, WrongPageLength
+from pfs.protocol import DataAppend, DataRead, DataWrite
+
+LARGEST_PGID = (1 << 32) - 2
+"""The largest page number, as in PostgreSQL's storage manager, which the files below are laid out like."""
+
+
+class ServerOptions(msgspec.Struct, frozen=True):
+    """The limits of a page file server.
+
+    `chunk`: the most pages served in one turn; `block`: the most pages in a data message; `credits`: the most data
+    messages of a transfer on their way; `staging_bytes` and `session_staging_bytes`: room for what writers send, in
+    all and for a session; `version_bytes`: room for old page versions; `idle_seconds`: how long a writer may send
+    nothing before its room lapses; `session_requests`: the most open requests of a client; `order`: who is served
+    next (`"first_come_first_served"` is there for contrast).
+    """
+
+    chunk: int = 64
+    block: int = 16
+    credits: int = 8
+    staging_bytes: int = 256 << 20
+    session_staging_bytes: int = 128 << 20
+    version_bytes: int = 128 << 20
+    idle_seconds: float = 60.0
+    session_requests: int = 10_000
+    order: Literal["round_robin", "first_come_first_served"] = "round_robin"
+
+
+class Session:
+    """All that a server keeps for one client."""
+
+    __slots__ = ("client", "read_stream", "requests", "write_stream")
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.requests: dict[int, ReadRequest | WriteRequest] = {}
+        self.read_stream: Any = None
+        self.write_stream: Any = None
+
+
+class ReadRequest(Cut):
+    """A data_read in progress.
+
+    It is in the server's order of service exactly when it has credit, is not waiting for pages, and is not ended.
+    """
+
+    __slots__ = ("chunk", "credit", "ended", "loaded", "loading", "pgid", "ref", "session", "stream")
+
+    def __init__(self, session: Session, message: DataRead, chunk: int, credit: int) -> None:
+        super().__init__(message.pgid, message.pgid + message.n)
+        self.session = session
+        self.ref = message.ref
+        self.pgid = message.pgid
+        self.chunk = chunk
+        self.credit = credit
+        self.stream: Any = None
+        self.loaded: list[bytes] | None = None
+        self.loading = False
+        self.ended = False
+
+
+WriteState = Literal["waiting", "collecting", "collected", "applying", "written", "durable", "ended"]
+
+
+class WriteRequest:
+    """A data_write or data_append in progress; `pgid` is None until an append's place is known.
+
+    `state` goes waiting (for room) -> collecting -> collected (waiting for writes before it) -> applying -> written
+    (waiting for the sync) -> durable (waiting for appends before it) -> ended; every state may go to ended.
+    """
+
+    __slots__ = (
+        "append",
+        "applied",
+        "durability",
+        "error",
+        "last_heard",
+        "loaded",
+        "n",
+        "pages",
+        "pgid",
+        "ref",
+        "session",
+        "state",
+    )
+
+    def __init__(self, session: Session, message: DataWrite | DataAppend, now: float) -> None:
+        self.session = session
+        self.ref = message.ref
+        self.append = type(message) is DataAppend
+        self.pgid: int = -1 if isinstance(message, DataAppend) else message.pgid
+        self.n = message.n
+        self.durability = message.durability
+        self.pages: list[bytes] = []
+        self.applied = 0
+        self.loaded: list[bytes] | None = None
+        self.last_heard = now
+        self.error: PfsError | None = None
+        self.state: WriteState = "waiting"
+
+    @property
+    def end(self) -> int:
+        return self.pgid + self.n
+
+    def overlaps(self, other: WriteRequest) -> bool:
+        return self.pgid < other.end and other.pgid < self.end
+
+    def collect(self, pgid: int | None, pages: Sequence[Any], page_size: int, block: int) -> None:
+        """Take one data message; raises what is wrong with it and then takes nothing."""
+        if not isinstance(pages, (tuple, list)) or len(pages) > block:
+            raise ProtocolError(f"request {self.ref}: a data message holds at most {block} pages, in a tuple")
+        if pgid is not None and pgid != self.pgid + len(self.pages):
+            raise ProtocolError(
+                f"request {self.ref}: pages from {pgid!r} came where page {self.pgid + len(self.pages)} was expected"
+            )
+        if len(self.pages) + len(pages) > self.n:
+            raise ProtocolError(
+                f"request {self.ref}: {len(self.pages) + len(pages)} pages came, {self.n} were announced"
+            )
+        self.pages += [immutable_page(page, page_size) for page in pages]
+
+
+def immutable_page(page: Any, page_size: int) -> bytes:
+    """A page as exact `bytes`: others' buffers are copied, since they could change or lie later."""
+    if type(page) is not bytes:
+        try:
+            page = memoryview(page).tobytes()
+        except (TypeError, ValueError, BufferError) as error:
+            raise ProtocolError(f"a page must be a bytes-like object, not {type(page).__name__}") from error
+    if len(page) != page_size:
+        raise WrongPageLength(f"a page of {len(page)} bytes was sent; the page size is {page_size}")
+    return page  # type: ignore[no-any-return]
+
+
+def check_number(name: str, value: Any, least: int, most: int) -> None:
+    """Raise `InvalidRequest` unless `value` is an int (a bool is none) between the two, inclusive."""
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidRequest(f"{name} must be an int from {least} to {most}, not {value!r}")
+
+
+def check_read(message: DataRead) -> None:
+    check_number("pgid", message.pgid, 0, LARGEST_PGID)
+    check_number("n", message.n, 1, LARGEST_PGID + 1)
+    if message.chunk is not None:
+        check_number("chunk", message.chunk, 1, LARGEST_PGID)
+    if message.to is not None and not is_address(message.to):
+        raise InvalidRequest(f"`to` must be an actor's ref, not {message.to!r}")
+
+
+def check_write(message: DataWrite | DataAppend) -> None:
+    if isinstance(message, DataWrite):
+        check_number("pgid", message.pgid, 0, LARGEST_PGID)
+    check_number("n", message.n, 1, LARGEST_PGID + 1)
+    if message.durability not in ("disk", "memory"):
+        raise InvalidRequest(f'durability must be "disk" or "memory", not {message.durability!r}')
+
+
+def is_address(client: Any) -> bool:
+    """Whether messages can be told to it."""
+    try:
+        hash(client)
+    except TypeError:
+        return False
+    return callable(getattr(client, "tell", None)) and callable(getattr(client, "is_alive", None))

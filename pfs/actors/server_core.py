@@ -1,0 +1,85 @@
+"""What the parts of a page file server share: its file, its table, its sessions' order of service, its counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pykka
+
+from pfs.actors import Address
+from pfs.actors.buffer_pool import LoadRuns, Waiting, tell_outcomes
+from pfs.actors.requests import ReadRequest, ServerOptions, Session, WriteRequest
+from pfs.actors.round_robin import FirstComeFirstServed, RoundRobin, ServiceOrder
+from pfs.cache.page_file_state import PageFileState
+from pfs.cache.page_table import Outcome
+from pfs.errors import PfsError
+from pfs.files.block_file import BlockFile
+from pfs.protocol import RequestFailed
+
+Request = ReadRequest | WriteRequest
+
+COUNTERS = {
+    "requests": "requests that were taken up",
+    "failed": "requests that ended in RequestFailed",
+    "turns": "visits of the round robin to a request",
+    "chunks": "chunks served (a turn that found pages missing serves none)",
+    "pages_read": "pages handed to streams",
+    "pages_written": "pages published by writes and appends",
+    "parked": "times that a read was set aside for want of credit",
+    "syncs": "syncs of the file",
+    "dropped": "messages that had no meaning and nobody to answer",
+}
+
+
+class ServerCore:
+    """The common ground of `ReadService`, `WriteService` and the server actor."""
+
+    def __init__(
+        self,
+        ref: Address,
+        state: PageFileState,
+        file: BlockFile,
+        pool: Address,
+        options: ServerOptions,
+        panic: Callable[[BaseException], None],
+        arm: Callable[[], None],
+    ) -> None:
+        self.ref = ref
+        self.state = state
+        self.file = file
+        self.pool = pool
+        self.options = options
+        self.panic = panic
+        self.arm = arm
+        self.order: ServiceOrder[Session, Request] = (
+            RoundRobin() if options.order == "round_robin" else FirstComeFirstServed()
+        )
+        self.counters = dict.fromkeys(COUNTERS, 0)
+
+    def ready(self, request: Request) -> None:
+        """Put a request at the back of the order of service."""
+        self.order.add(request.session, request)
+        self.arm()
+
+    def tell(self, address: Address, message: Any) -> None:
+        """Tell, without minding that the other is gone: its `Down` comes by itself."""
+        try:
+            address.tell(message)
+        except pykka.ActorDeadError:
+            pass
+
+    def refuse(self, client: Address, ref: int, error: PfsError) -> None:
+        """End a request that was not taken up, or has been taken out of its session already."""
+        self.counters["failed"] += 1
+        self.tell(client, RequestFailed(ref, error))
+
+    def load(self, request: Request, pgid: int, pages: list[bytes | None]) -> None:
+        """Have the holes in `pages` filled; `PagesLoaded(request, ...)` comes."""
+        fetches = self.state.table.begin_fetch(Waiting(self.ref, request), self.state.file_id, pgid, pages)
+        if fetches:
+            self.tell(self.pool, LoadRuns(self.file, tuple(fetches)))
+
+    def settle(self, outcomes: Sequence[Outcome[Waiting]]) -> None:
+        """Tell those whose waits for pages have ended."""
+        tell_outcomes(outcomes)

@@ -1,0 +1,341 @@
+"""`System`: all the actors of one data directory, wired, recovered and stopped.
+
+```
+System
+|-- VirtualFileWorker "read-0", ...   wait for disks, for reads
+|-- VirtualFileWorker "write-0", ...  wait for disks, for writes and syncs
+|-- BufferPool                        fills the page table
+`-- PageFileServer                    one for each open page file, with its Streams
+```
+
+A system owns its scheduler; two systems in one process share nothing.  The data directory is locked while a system
+uses it.
+
+**When something fails** (`panic`): a failure after which a file cannot be trusted, or of the servers' own code, marks
+the system failed.  The workers are killed, so nothing more is written; every open request, and every later one, gets
+`SystemFailed` with the cause; only a new `System` on the directory serves again.  The process lives on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+import msgspec
+import pykka
+
+from pfs.actors import Address, Runtime, Scheduler
+from pfs.actors.buffer_pool import BufferPool, Waiting
+from pfs.actors.file_worker import VirtualFileWorker
+from pfs.actors.page_file_server import Fail, PageFileServer, ServedObserver
+from pfs.actors.reference import Ref
+from pfs.actors.requests import ServerOptions
+from pfs.cache.page_file_state import PageFileState
+from pfs.cache.page_table import PageTable
+from pfs.calls import Call, SimpleCall, ThreadClient
+from pfs.errors import PageSizeMismatch, PfsError, SystemFailed, SystemStopped
+from pfs.files.store import PageFileStore
+from pfs.page_file import PageFile
+from pfs.protocol import Cancel, Stop, Sync, new_ref
+
+if TYPE_CHECKING:
+    from pfs.files.filesystem import FileSystem
+
+logger = logging.getLogger("pfs")
+
+A = TypeVar("A", bound=pykka.Actor)
+
+
+class SystemOptions(msgspec.Struct, frozen=True):
+    """Sizes and limits of a system.
+
+    `buffer_bytes`: memory for pages; `descriptors`: the most file descriptors for page files (None: from the
+    process's limit); `segment_bytes`: the largest file on disk, page files are made of such; `read_workers`,
+    `write_workers`: threads that wait for disks; `call_timeout`: seconds that a call of a plain thread waits;
+    `server`: limits of each page file server.
+    """
+
+    buffer_bytes: int = 64 << 20
+    descriptors: int | None = None
+    segment_bytes: int = 1 << 30
+    read_workers: int = 2
+    write_workers: int = 2
+    call_timeout: float = 60.0
+    server: ServerOptions = ServerOptions()
+
+
+class System:
+    """A running page file system on one data directory (see the module).
+
+    `directory`: a path, made if it does not exist; or a `FileSystem` (for simulations).  `runtime`: what runs the
+    actors; by default a new `Scheduler` that ends with the system.  `observer` is told of every chunk served.
+
+    Raises `DirectoryLocked`, `CatalogDamaged`.
+    """
+
+    def __init__(
+        self,
+        directory: str | PathLike[str] | FileSystem,
+        options: SystemOptions | None = None,
+        *,
+        runtime: Runtime | None = None,
+        observer: ServedObserver | None = None,
+    ) -> None:
+        self.options = options or SystemOptions()
+        self._observer = observer
+        self._failed: SystemFailed | None = None
+        self._stopped = False
+        self._store = PageFileStore(
+            directory, descriptors=self.options.descriptors, segment_bytes=self.options.segment_bytes
+        )
+        try:
+            self._lock = self._store.condition()
+            self.runtime = runtime if runtime is not None else Scheduler("pfs")
+            self._local = threading.local()
+            self._ended_clients: deque[ThreadClient] = deque()
+            self._files: dict[str, PageFile] = {}
+            self._table: PageTable[Waiting] = PageTable(self.options.buffer_bytes)
+            start = self.runtime.start
+            self._read_workers = [start(VirtualFileWorker) for _ in range(self.options.read_workers)]
+            self._write_workers = [start(VirtualFileWorker) for _ in range(self.options.write_workers)]
+            self._pool = start(BufferPool, self._table, self._read_workers)
+        except BaseException:
+            self._store.close()
+            raise
+
+    def __repr__(self) -> str:
+        state = "failed" if self._failed else "stopped" if self._stopped else "running"
+        return f"<System {self._store.name}: {state}, {len(self._files)} files open>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- page files
+
+    def open(
+        self,
+        name: str,
+        *,
+        create: bool = True,
+        page_size: int | None = None,
+        read_only: bool = False,
+        repair: bool = False,
+    ) -> PageFile:
+        """The page file of this name, made if it does not exist and `create` is true.
+
+        `page_size`: of a new file (default 8192); of an existing one it must be the right one.  `read_only`: the
+        handle refuses to write.  `repair`: a torn tail (the size is not a multiple of the page size) is cut off.
+
+        Raises `InvalidName`, `PageFileNotFound`, `PageSizeMismatch`, `InvalidRequest`, `FileDamaged`, `NoSpace`.
+        """
+        self._check()
+        with self._lock:
+            known = self._files.get(name)
+            if known is not None:
+                if page_size is not None and page_size != known.page_size:
+                    raise PageSizeMismatch(f"{name!r} has pages of {known.page_size} bytes, not {page_size}")
+                return PageFile(self, known.server, known._state, read_only)
+            opened = self._store.open(name, create=create and not read_only, page_size=page_size, repair=repair)
+            state = PageFileState(
+                name,
+                opened.file_id,
+                opened.page_size,
+                opened.file.block_count(),
+                self._table,
+                self.options.server.version_bytes,
+            )
+            ref = self.runtime.start(
+                PageFileServer,
+                state,
+                opened.file,
+                self._pool,
+                self._write_workers,
+                self.panic,
+                self.options.server,
+                self._observer,
+            )
+            server = cast("Ref[PageFileServer]", ref)
+            self.runtime.register(f"pfs.server.{name}", server)
+            self._files[name] = PageFile(self, server, state)
+            return PageFile(self, server, state, read_only)
+
+    def names(self) -> list[str]:
+        """The names of all page files, sorted."""
+        self._check()
+        with self._lock:
+            return self._store.names()
+
+    def drop(self, name: str) -> None:
+        """Delete a page file; its open requests fail.  `PageFileNotFound`."""
+        self._check()
+        with self._lock:
+            self._close_server(name)
+            self._store.drop(name)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a page file another name; its server is stopped and must be opened anew.
+
+        Raises `PageFileNotFound`, `PageFileExists`, `InvalidName`.
+        """
+        self._check()
+        with self._lock:
+            self._store.check_rename(name, new_name)
+            self._close_server(name)
+            self._store.rename(name, new_name)
+
+    def _close_server(self, name: str) -> None:
+        file = self._files.pop(name, None)
+        if file is not None:
+            self._quiesce(file)
+            file.server.stop(timeout=self.options.call_timeout)
+            self._table.discard(file._state.file_id, 0, SystemStopped(f"{name!r} was closed"))
+            self._store.close_file(name)
+
+    # -- actors
+
+    def start(self, actor_class: type[A], *args: Any, **kwargs: Any) -> pykka.ActorRef[A]:
+        """Start an actor of yours on this system's scheduler; raises what its `on_start` raised."""
+        self._check()
+        return self.runtime.start(actor_class, *args, **kwargs)
+
+    def whereis(self, name: str) -> Address | None:
+        """The living actor of this name; the server of page file x is "pfs.server.x"."""
+        return cast("Address | None", self.runtime.whereis(name))
+
+    def stats(self) -> dict[str, Any]:
+        """Nested counters of everything: files, buffer pool, virtual files, actors."""
+        files = {}
+        for name, file in list(self._files.items()):
+            stat = file.stat()
+            files[name] = {"page_size": stat.page_size, "page_count": stat.page_count, **stat.counters}
+        return {
+            "files": files,
+            "buffer_pool": self._table.stats(),
+            "virtual_files": self._store.stats(),
+            "actors": self.runtime.stats(),
+        }
+
+    # -- calls of plain threads
+
+    def thread_client(self) -> ThreadClient:
+        """This thread's client address, which ends with the thread."""
+        try:
+            return self._local.slot.client  # type: ignore[no-any-return]
+        except AttributeError:
+            self._local.slot = slot = _ThreadSlot(threading.current_thread().name, self._ended_clients)
+            return slot.client
+
+    def perform(
+        self, server: Ref[PageFileServer], client: ThreadClient, call: Call, message: Any, timeout: float | None
+    ) -> None:
+        """Send a request and wait for its end; raises what ended it.  It is cancelled if the wait is given up."""
+        with self.open_call(server, client, call, message):
+            self.wait(call, timeout)
+        if call.error is not None:
+            raise call.error
+
+    @contextmanager
+    def open_call(
+        self, server: Ref[PageFileServer], client: ThreadClient, call: Call, message: Any
+    ) -> Iterator[None]:
+        """Send a request, and cancel it if it has not ended when the block is left."""
+        self._check()
+        self.runtime.refuse_in_handler(f"a {type(message).__name__} call")
+        while self._ended_clients:
+            self._ended_clients.popleft().end()
+        client.calls[call.ref] = call
+        try:
+            if not server.is_alive():
+                raise SystemStopped(f"the server of {message} has ended")
+            server.post(message)
+            yield
+        except BaseException:
+            self._give_up(server, client, call)
+            raise
+        finally:
+            del client.calls[call.ref]
+
+    def _give_up(self, server: Ref[PageFileServer], client: ThreadClient, call: Call) -> None:
+        try:
+            server.tell(Cancel(call.ref, client))
+        except pykka.ActorDeadError:
+            pass
+
+    def wait(self, call: Call, timeout: float | None) -> None:
+        """Wait until the call is finished; the thread drives the scheduler meanwhile."""
+        self.runtime.wait(call, self.options.call_timeout if timeout is None else timeout, call.describe)
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._stopped:
+            raise SystemStopped(f"the system on {self._store.name} is stopped")
+
+    # -- the end
+
+    @property
+    def failed(self) -> SystemFailed | None:
+        """Why the system has failed, None if it has not."""
+        return self._failed
+
+    def panic(self, cause: BaseException) -> None:
+        """Mark the system failed (see the module).  Called from actors' handlers: never blocks."""
+        if self._failed is not None:
+            return
+        message = (
+            f"the system on {self._store.name} has failed: {cause}; nothing more is written or acknowledged: "
+            "open the directory with a new System"
+        )
+        self._failed = SystemFailed(message, cause)
+        logger.critical(message)
+        for worker in (*self._write_workers, *self._read_workers):
+            cast(Any, worker).kill()
+        for file in list(self._files.values()):
+            try:
+                file.server.tell(Fail(self._failed))
+            except pykka.ActorDeadError:
+                pass
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Finish what is being written, sync, stop all actors and unlock the directory.  Safe to call twice."""
+        self.runtime.refuse_in_handler("System.stop()")
+        if self._stopped:
+            return
+        if self._failed is None:
+            for file in list(self._files.values()):
+                self._quiesce(file)
+        self._stopped = True
+        self.runtime.stop(timeout)
+        self._store.close()
+
+    def _quiesce(self, file: PageFile) -> None:
+        """End a server's requests and make what it has acknowledged durable."""
+        for message_class in (Stop, Sync):
+            call = SimpleCall(new_ref())
+            client = self.thread_client()
+            try:
+                self.perform(file.server, client, call, message_class(ref=call.ref, client=client), None)
+            except PfsError as error:
+                logger.error("%s of %r failed: %s", message_class.__name__, file.name, error)
+
+
+class _ThreadSlot:
+    """Lives as long as its thread; its end tells that the thread has ended."""
+
+    def __init__(self, name: str, ended: deque[ThreadClient]) -> None:
+        self.client = ThreadClient(name)
+        self._ended = ended
+
+    def __del__(self) -> None:
+        self._ended.append(self.client)  # a finalizer may run anywhere, so it does no more than this
