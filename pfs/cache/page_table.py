@@ -13,6 +13,10 @@ A write goes `begin_write`, then the disk, then `publish` (or `abandon_write`). 
 trusts bytes read from that part of the disk, as a read beside a write may return half of each.  Hits still get
 the old page; misses wait for the write, and `publish` serves them.
 
+A writer that holds the old pages until its write ends, and shows them to every reader first, need not let misses
+wait: instead of `begin_write` it publishes the old pages just before the first byte goes to disk.  One of the two
+there must be, or a read that is under way then installs what it finds half-written.
+
 Invariants:
 
 * A page in the table is the one that was published last, or was read from disk when no later publication or write
