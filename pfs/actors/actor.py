@@ -35,6 +35,9 @@ class ActorMixin:
 
     _actor_ref: Any
 
+    mailbox_mark: ClassVar[int] = 10_000
+    """A mailbox longer than this is logged once for each actor, as a sign that something sends without credit."""
+
     @property
     def scheduler(self) -> Runtime:
         """The scheduler that the actor lives on: its clock, timers, names and random source."""
@@ -58,9 +61,6 @@ class Actor(ActorMixin, pykka.Actor):
 
     inline: ClassVar[bool] = False
     """Whether handlers may run on a plain thread that waits for a reply.  For pfs's own actors."""
-
-    mailbox_mark: ClassVar[int] = 10_000
-    """A mailbox longer than this is logged once for each actor, as a sign that something sends without credit."""
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         runtime = current_runtime()

@@ -24,7 +24,7 @@ from pfs.actors.actor import ActorMixin
 from pfs.actors.lifecycle import SPECIAL_MESSAGES
 from pfs.actors.reference import A, RefBase
 from pfs.actors.runtime import Runtime, current_runtime
-from pfs.actors.waiting import ReplyFuture
+from pfs.actors.waiting import ReplyFuture, answer_ended
 
 if TYPE_CHECKING:
     import threading
@@ -36,11 +36,18 @@ if TYPE_CHECKING:
 class BlockingRef(RefBase[A]):
     """The address of a blocking actor."""
 
-    __slots__ = ("inbox",)
+    __slots__ = ("backlog_logged", "first", "high_water", "inbox", "owed", "reductions")
 
     def __init__(self, actor: A, scheduler: Runtime) -> None:
         super().__init__(actor, scheduler)
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.first: Any = None
+        """What is handled before all else."""
+        self.owed: Envelope[Any] | None = None
+        """The ask that is being handled."""
+        self.high_water = 0
+        self.reductions = 0
+        self.backlog_logged = False
 
     @property
     def actor_inbox(self) -> Any:  # type: ignore[override]  # Pykka declares it as a variable
@@ -52,8 +59,8 @@ class BlockingRef(RefBase[A]):
             raise pykka.ActorDeadError(f"{self} not found")
         self.inbox.put(message)
 
-    def put_first(self, message: Any) -> None:
-        self.inbox.put(message)  # nobody else knows the ref yet
+    def open(self, first: Any = None) -> None:
+        self.first = first  # the thread is started after this
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a message and wait for the reply, from a plain thread (see Pykka's `ActorRef.ask`)."""
@@ -69,9 +76,17 @@ class BlockingRef(RefBase[A]):
                 lifecycle.drain(self)  # type: ignore[unreachable]
         return future.get(timeout=timeout) if block else future
 
-    def kill(self) -> None:
-        self.scheduler.kill(self)
+    def release(self) -> None:
+        owed = self.owed
+        if owed is not None:  # the thread may be held up in its handler for ever
+            answer_ended(owed, self)
         self.inbox.put(None)  # wakes the thread, which sees that it is to end
+
+    def mailbox_length(self) -> int:
+        return self.inbox.qsize()
+
+    def forbid(self) -> None:
+        self.__class__ = _ForkedBlockingRef
 
     def take_left_over(self) -> list[Any]:
         left_over = []
@@ -80,6 +95,18 @@ class BlockingRef(RefBase[A]):
                 left_over.append(self.inbox.get_nowait())
         except queue.Empty:
             return left_over
+
+
+class _ForkedBlockingRef(BlockingRef[A]):
+    """What a ref becomes in a forked child."""
+
+    __slots__ = ()
+
+    def tell(self, message: Any) -> None:
+        self.scheduler.wake()  # raises
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        self.scheduler.wake()
 
 
 class BlockingActor(ActorMixin, pykka.ThreadingActor):
@@ -127,9 +154,13 @@ class BlockingActor(ActorMixin, pykka.ThreadingActor):
         return ReplyFuture()
 
     def _actor_loop(self) -> None:
-        ref = self._actor_ref
-        get, get_nowait = ref.inbox.get, ref.inbox.get_nowait
-        with self.scheduler.ambient():
+        ref: BlockingRef[Self] = self._actor_ref
+        inbox = ref.inbox
+        get, get_nowait = inbox.get, inbox.get_nowait
+        scheduler = self.scheduler
+        with scheduler.ambient():
+            if ref.first is not None:
+                self.handle_batch([ref.first])
             while ref.is_alive():
                 batch = [get()]
                 try:
@@ -137,6 +168,10 @@ class BlockingActor(ActorMixin, pykka.ThreadingActor):
                         batch.append(get_nowait())
                 except queue.Empty:
                     pass
+                backlog = len(batch) + inbox.qsize()
+                if backlog > ref.high_water:
+                    scheduler.note_backlog(ref, self, backlog)
+                ref.reductions += len(batch)
                 self.handle_batch(batch)
         lifecycle.drain(ref)
 
@@ -145,26 +180,39 @@ class BlockingActor(ActorMixin, pykka.ThreadingActor):
         ref = self._actor_ref
         plain: list[Any] = []
         done = 0
+        """How many messages need no answer any more."""
         try:
             for message in batch:
                 if not ref.is_alive():
                     break
-                done += 1
                 if type(message) not in SPECIAL_MESSAGES:
                     plain.append(message)
+                    done += 1
                     continue
                 if plain:
                     self.on_batch(plain)
                     plain = []
-                lifecycle.handle_special(ref, self, message)
+                    if not ref.is_alive():
+                        break
+                done += 1
+                self._handle_special(ref, message)
             if plain and ref.is_alive():
                 self.on_batch(plain)
         except BaseException as error:
             lifecycle.fail(ref, self, error)
         for message in batch[done:]:
-            ref.actor_inbox.put(message)
-        if done < len(batch):
-            lifecycle.drain(ref)
+            if type(message) is Envelope and message.reply_to is not None:
+                answer_ended(message, ref)
+
+    def _handle_special(self, ref: Any, message: Any) -> None:
+        if isinstance(ref, BlockingRef) and type(message) is Envelope and message.reply_to is not None:
+            ref.owed = message
+            try:
+                lifecycle.handle_special(ref, self, message)
+            finally:
+                ref.owed = None
+        else:
+            lifecycle.handle_special(ref, self, message)
 
     def _stop(self) -> None:
         lifecycle.stop(self._actor_ref, self)

@@ -11,6 +11,7 @@ from pfs.actors.actor import Actor
 from pfs.actors.monitors import FOREIGN_INTERVAL, Address, Down
 from pfs.actors.reference import Ref
 from pfs.actors.runtime import Runtime
+from pfs.errors import NameTaken
 
 NAME = "pfs.foreign-watcher"
 
@@ -58,7 +59,7 @@ class ForeignWatcher(Actor):
 
     def _look(self) -> None:
         for target, watcher in list(self._watched):
-            if target.is_alive():
+            if target.is_alive() and watcher.is_alive():
                 continue
             del self._watched[(target, watcher)]
             try:
@@ -73,5 +74,9 @@ def watcher_of(runtime: Runtime) -> Address:
     if known is not None:
         return known
     ref = cast("Ref[ForeignWatcher]", runtime.start(ForeignWatcher))
-    runtime.register(NAME, ref)
+    try:
+        runtime.register(NAME, ref)
+    except NameTaken:  # another thread was faster
+        ref.kill()
+        return watcher_of(runtime)
     return ref

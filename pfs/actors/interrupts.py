@@ -6,9 +6,12 @@ scheduler wants it, every Python signal handler that is installed is therefore w
 the main thread drives, it is kept and its handler is called when the drive ends, a turn later at most; otherwise it is
 called at once.
 
-Signal handlers can only be set on the main thread.  A scheduler made elsewhere does without: an exception that
-strikes in a handler then is that actor's failure, and is raised again to the thread that drove.  The same holds for a
-signal handler that the program installs later.
+Signal handlers can only be set on the main thread, so a scheduler made elsewhere does without unless another one was
+made there.  An exception that strikes in a handler then is that actor's failure, and is raised again to the thread
+that drove.  The same holds for a signal handler that the program installs later: install yours first.
+
+What a program notices: `signal.getsignal` gives the wrapper, and `asyncio.run`, which cancels its task at Ctrl-C only
+if it finds Python's own handler, raises `KeyboardInterrupt` instead.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ from typing import Any
 
 _wrappers: dict[int, _Deferring] = {}
 _users = 0
-_pending: list[tuple[int, FrameType | None]] = []
+_pending: list[tuple[_Deferring, int, FrameType | None]] = []
 driving = False
 """Whether the main thread is driving a scheduler."""
+deferring = False
+"""Whether the handlers are wrapped."""
 
 
 class _Deferring:
@@ -31,17 +36,18 @@ class _Deferring:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if driving:
-            _pending.append((signum, frame))
+            _pending.append((self, signum, frame))
         else:
             self.handler(signum, frame)
 
 
 def install() -> bool:
     """Wrap the Python handlers of all signals; returns whether this thread may (only the main thread)."""
-    global _users
+    global _users, deferring
     if threading.current_thread() is not threading.main_thread():
         return False
     _users += 1
+    deferring = True
     for signum in signal.valid_signals():
         handler = signal.getsignal(signum)
         if callable(handler) and not isinstance(handler, _Deferring):
@@ -51,18 +57,21 @@ def install() -> bool:
 
 
 def uninstall() -> None:
-    """Put the handlers back when nobody wants the wrappers any more; others' later handlers are left alone."""
-    global _users
-    if threading.current_thread() is not threading.main_thread():
-        return  # the wrappers stay and do no harm: they call the handlers that they wrap
-    _users = max(_users - 1, 0)
-    if _users:
+    """Put the handlers back when nobody wants the wrappers any more; others' later handlers are left alone.
+
+    Called on another thread than the main one it cannot: the wrappers stay and do no harm, for they call what they
+    wrap, until the next scheduler on the main thread takes them over.
+    """
+    global _users, deferring
+    _users -= 1
+    if _users or threading.current_thread() is not threading.main_thread():
         return
     for signum, wrapper in list(_wrappers.items()):
         current: object = signal.getsignal(signum)
         if current is wrapper:
             signal.signal(signum, wrapper.handler)
     _wrappers.clear()
+    deferring = False
 
 
 def pending() -> bool:
@@ -80,7 +89,16 @@ def stop_driving() -> None:
     global driving
     driving = False
     while _pending:
-        signum, frame = _pending.pop(0)
-        deferring = _wrappers.get(signum)
-        if deferring is not None:
-            deferring.handler(signum, frame)
+        wrapper, signum, frame = _pending.pop(0)
+        try:
+            wrapper.handler(signum, frame)
+        except BaseException:
+            stop_driving()  # all are called; what the last one raises has the others as its context
+            raise
+
+
+def forget_drives() -> None:
+    """Called in a forked child: nobody drives there."""
+    global driving
+    driving = False
+    _pending.clear()

@@ -12,10 +12,14 @@ the watcher.
 from __future__ import annotations
 
 import _thread
+import logging
+import os
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import pykka
+
+logger = logging.getLogger("pfs.actors")
 
 FOREIGN_INTERVAL = 0.25
 """Seconds between looks at watched actors of Pykka's own classes."""
@@ -42,28 +46,42 @@ class Down(msgspec.Struct, frozen=True, gc=False):
 
 
 _making_a_dict = _thread.allocate_lock()
+os.register_at_fork(
+    before=_making_a_dict.acquire, after_in_parent=_making_a_dict.release, after_in_child=_making_a_dict.release
+)
+_NOT_ENDED: Any = type("NotEnded", (), {})()
 
 
 class Watched:
     """Something whose end others may watch."""
 
-    __slots__ = ("_watchers", "exit_reason")
+    __slots__ = ("_exit_reason", "_watchers")
 
     def __init__(self) -> None:
         self._watchers: dict[Address, None] | None = None
-        self.exit_reason: BaseException | None = None
+        self._exit_reason: BaseException | None = _NOT_ENDED
+
+    @property
+    def exit_reason(self) -> BaseException | None:
+        """Why this ended; None after a normal stop, and before the end."""
+        reason = self._exit_reason
+        return None if reason is _NOT_ENDED else reason
 
     def is_alive(self) -> bool:
         raise NotImplementedError
 
     def watch(self, watcher: Address) -> None:
-        """Tell `watcher` a `Down` when this ends."""
+        """Tell `watcher` a `Down` when this ends.
+
+        Whoever is here before the exit reason is set is told by `tell_watchers`; after that, by this call: between
+        `is_alive()` becoming false and the end of `on_stop` or `on_failure` the reason is not known yet.
+        """
         if self._watchers is None:
             with _making_a_dict:
                 if self._watchers is None:
                     self._watchers = {}
         self._watchers[watcher] = None
-        if not self.is_alive():
+        if self._exit_reason is not _NOT_ENDED:
             self._tell_down(watcher)
 
     def unwatch(self, watcher: Address) -> None:
@@ -73,7 +91,7 @@ class Watched:
 
     def tell_watchers(self, reason: BaseException | None) -> None:
         """Called once, after `is_alive()` has become false."""
-        self.exit_reason = reason
+        self._exit_reason = reason
         while self._watchers:
             try:
                 watcher, _ = self._watchers.popitem()
@@ -95,3 +113,5 @@ def _send_down(watcher: Address, down: Down) -> None:
         watcher.tell(down)
     except pykka.ActorDeadError:
         pass  # the watcher is gone as well
+    except Exception:
+        logger.exception("%s could not be told %s:", watcher, down)  # the others must still be told

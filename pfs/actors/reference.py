@@ -17,6 +17,9 @@ run queue, or about to be put there".
 Two senders may both see the flag down and both put an entry: the mailbox is then in the run queue twice.  That is
 harmless: turns are taken one after the other, and the second finds what is left, perhaps nothing.
 
+The flag of a new actor is up although there is no entry: messages are kept until `open`, so that none is handled
+before `on_start`, whoever finds the actor's address how early.
+
 Each step is one bytecode operation on a deque or an attribute, atomic and totally ordered under the interpreter's
 lock.  `pfs.actors` refuses to be imported where there is none.
 
@@ -38,7 +41,7 @@ from pykka._envelope import Envelope  # what `ActorInbox.put` takes; Pykka's hoo
 
 from pfs.actors.monitors import Down, Watched
 from pfs.actors.waiting import ReplyFuture, Waiter
-from pfs.errors import UnsupportedPython
+from pfs.errors import SystemStopped, Timeout, UnsupportedPython
 
 if TYPE_CHECKING:
     from pfs.actors.runtime import Runtime
@@ -110,8 +113,32 @@ class RefBase(pykka.ActorRef[A], Watched, Generic[A]):
         return f"{self.label} ({self.actor_urn})"
 
     def kill(self) -> None:
-        """End the actor without its consent, its messages unhandled; its watchers get the reason `ActorKilled`."""
+        """End the actor without its consent, its messages unhandled; its watchers get the reason `ActorKilled`.
+
+        A handler that is running goes on to its end; what it returns or raises is dropped.
+        """
+        self.scheduler.kill(self)
+
+    def open(self, first: Any = None) -> None:
+        """Let the actor handle messages, `first` before all others; called once, when it has been started."""
         raise NotImplementedError
+
+    def release(self) -> None:
+        """Called after a kill: let go of whoever still waits for the actor."""
+
+    def mailbox_length(self) -> int:
+        """How many messages wait."""
+        raise NotImplementedError
+
+    def forbid(self) -> None:
+        """Called in a forked child, where the actor does not run: from now on whoever sends gets `SystemForked`."""
+        raise NotImplementedError
+
+    def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Ask the actor to stop (see Pykka's `ActorRef.stop`); with `block`, inside a handler `pfs.CallInHandler`."""
+        if block:
+            self.scheduler.refuse_in_handler(f"stop() of {self.label}")
+        return super().stop(block=block, timeout=timeout)
 
     def take_left_over(self) -> list[Any]:
         """Remove and return what is in the mailbox of an actor that has ended.  Several threads may call it."""
@@ -126,7 +153,7 @@ class Ref(RefBase[A]):
     def __init__(self, actor: A, scheduler: Runtime, run_queue: deque[Ref[Any]]) -> None:
         super().__init__(actor, scheduler)
         self.items: deque[Any] = deque()
-        self.queued = False
+        self.queued = True  # until `open`
         self.run_queue = run_queue
         self.high_water = 0
         self.reductions = 0
@@ -176,14 +203,14 @@ class Ref(RefBase[A]):
             self.queued = True
             self.run_queue.append(self)
 
-    def put_first(self, message: Any) -> None:
-        """Put a message before all others: the start message, before anybody else can send."""
-        self.items.appendleft(message)
-        if not self.queued:
-            self.queued = True
-            self.run_queue.append(self)
-        if self.scheduler.needs_wake:
-            self.scheduler.wake()
+    def open(self, first: Any = None) -> None:
+        if first is not None:
+            self.items.appendleft(first)
+        self.queued = False
+        if self.items:
+            self.post_again()
+            if self.scheduler.needs_wake:
+                self.scheduler.wake()
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a message and wait for the reply, from a plain thread (see Pykka's `ActorRef.ask`).
@@ -203,8 +230,11 @@ class Ref(RefBase[A]):
                 scheduler.wake()
         return future.get(timeout=timeout) if block else future
 
-    def kill(self) -> None:
-        self.scheduler.kill(self)
+    def mailbox_length(self) -> int:
+        return len(self.items)
+
+    def forbid(self) -> None:
+        self.__class__ = _ForkedRef
 
     def take_left_over(self) -> list[Any]:
         left_over = []
@@ -213,6 +243,18 @@ class Ref(RefBase[A]):
                 left_over.append(self.items.popleft())
         except IndexError:
             return left_over
+
+
+class _ForkedRef(Ref[A]):
+    """What a ref becomes in a forked child."""
+
+    __slots__ = ()
+
+    def tell(self, message: Any) -> None:
+        self.scheduler.wake()  # raises
+
+    def post(self, message: Any) -> None:
+        self.scheduler.wake()
 
 
 class StoppedView:
@@ -227,15 +269,19 @@ class StoppedView:
         return not self._ref.is_alive()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait on a plain thread until the actor has ended."""
+        """Wait on a plain thread until the actor has ended; inside a handler `pfs.CallInHandler`."""
+        ref = self._ref
+        ref.scheduler.refuse_in_handler(f"waiting for the end of {ref.label}")
         end = _End()
-        self._ref.watch(end)
+        ref.watch(end)
         try:
-            if end.sleep(timeout):
-                return True
-            return not self._ref.is_alive()
+            if not end.done:
+                ref.scheduler.wait(end, timeout, lambda: f"{ref} did not end")
+        except (Timeout, SystemStopped):
+            pass
         finally:
-            self._ref.unwatch(end)
+            ref.unwatch(end)
+        return self.is_set()
 
 
 class _End(Waiter):

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import _thread
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pykka
 from pykka._envelope import Envelope
@@ -30,8 +31,8 @@ from pfs.actors import lifecycle
 from pfs.actors.lifecycle import SPECIAL_MESSAGES, ActorKilled, StartMessage
 from pfs.actors.monitors import Address, Watched
 from pfs.actors.timers import Timer, TimerQueue
-from pfs.actors.waiting import ReplyFuture, Waiter
-from pfs.errors import CallInHandler, NameTaken
+from pfs.actors.waiting import ReplyFuture, Waiter, handler_threads, refuse_in_handler
+from pfs.errors import InvalidRequest, NameTaken, SystemStopped
 
 if TYPE_CHECKING:
     from pfs.actors.blocking import BlockingActor
@@ -44,18 +45,25 @@ A = TypeVar("A", bound=pykka.Actor)
 START_TIMEOUT = 60.0
 """Seconds that `start` waits for `on_start`."""
 
-handler_threads: dict[int, Runtime] = {}
-"""The threads that are running handlers of scheduled actors now, by thread ident."""
 
-_ambient = threading.local()
+class _Ambient(threading.local):
+    runtime: Runtime | None = None
+
+
+ambient = _Ambient()
+"""The runtime that was chosen on this thread by `Runtime.ambient` or `Runtime.start`."""
+
 _default: Runtime | None = None
 _default_lock = _thread.allocate_lock()
+os.register_at_fork(
+    before=_default_lock.acquire, after_in_parent=_default_lock.release, after_in_child=_default_lock.release
+)
 _default_factory: Callable[[], Runtime] | None = None
 
 
 def current_runtime() -> Runtime:
     """The runtime that new actors belong to on this thread (see `pfs.actors.actor`)."""
-    runtime: Runtime | None = getattr(_ambient, "runtime", None)
+    runtime = ambient.runtime
     if runtime is None:
         runtime = handler_threads.get(_thread.get_ident())
     return runtime if runtime is not None else default_runtime()
@@ -96,9 +104,12 @@ class Runtime:
         """Called with each message just before it is handled; for tests and the curious."""
         self._numbers = count(1)
         self._names: dict[str, RefBase[Any]] = {}
+        self._named: dict[RefBase[Any], list[str]] = {}
         self._names_lock = _thread.allocate_lock()
-        self._foreign_watcher: Address | None = None
-        self._serious: BaseException | None = None
+        self.supervised: set[Any] = set()
+        """The refs of the actors that a supervisor stops, and restarts."""
+        self._serious: dict[int, BaseException] = {}
+        """Interrupts that struck in a handler, by the ident of the thread that ran it."""
 
     # -- what the children decide
 
@@ -128,12 +139,12 @@ class Runtime:
     @contextmanager
     def ambient(self) -> Iterator[None]:
         """Make this the runtime of the actors that this thread makes in the block."""
-        before = getattr(_ambient, "runtime", None)
-        _ambient.runtime = self
+        before = ambient.runtime
+        ambient.runtime = self
         try:
             yield
         finally:
-            _ambient.runtime = before
+            ambient.runtime = before
 
     def start(self, actor_class: type[A], *args: Any, **kwargs: Any) -> pykka.ActorRef[A]:
         """Start an actor here; raises what its `__init__` or `on_start` raised.
@@ -141,53 +152,105 @@ class Runtime:
         On a plain thread this waits for `on_start`.  Inside a handler `on_start` runs at once where it may (an actor
         of the same kind on the same thread); else it runs later, and its failure ends the actor: monitor it.
         """
-        before = getattr(_ambient, "runtime", None)
-        _ambient.runtime = self
-        try:
-            actor = actor_class(*args, **kwargs)
-        finally:
-            _ambient.runtime = before
+        actor = self._make(actor_class, args, kwargs)
         ref: Any = actor.actor_ref
-        self.living[ref.number] = ref
-        pykka.ActorRegistry.register(ref)
-        blocking = not hasattr(ref, "run_queue") or getattr(actor, "blocking", False)
-        if blocking:
-            self.launch_blocking(actor)  # type: ignore[arg-type]
-        if type(actor).on_start is not pykka.Actor.on_start:
-            self._run_on_start(ref, actor, blocking)
-        return ref  # type: ignore[no-any-return]
-
-    def _run_on_start(self, ref: Any, actor: pykka.Actor, blocking: bool) -> None:
-        if _thread.get_ident() not in handler_threads:
+        blocking: bool = getattr(actor, "blocking", False)
+        if type(actor).on_start is pykka.Actor.on_start:
+            self._open(actor, blocking, None)
+        elif _thread.get_ident() not in handler_threads:
             future = ReplyFuture(self, ref)
-            ref.put_first(Envelope(StartMessage(), reply_to=future))
-            future.get(timeout=START_TIMEOUT)
+            self._open(actor, blocking, Envelope(StartMessage(), reply_to=future))
+            try:
+                future.get(timeout=START_TIMEOUT)
+            except BaseException:
+                self.kill(ref)  # nobody has its address: it has not started in time, or the wait was interrupted
+                raise
         elif not blocking and self.may_run_here(getattr(actor, "inline", False)):
             try:
                 actor.on_start()
             except BaseException as error:
                 lifecycle.end(ref, error)
                 raise
+            finally:
+                self._open(actor, blocking, None)
         else:
-            ref.put_first(StartMessage())
+            self._open(actor, blocking, StartMessage())
+        return ref  # type: ignore[no-any-return]
 
-    def forget(self, ref: RefBase[Any]) -> None:
-        """An actor has ended: take it out of the books."""
-        self.living.pop(ref.number, None)
+    def start_later(
+        self, actor_class: type[A], args: tuple[Any, ...], kwargs: dict[str, Any], started: pykka.Future[None]
+    ) -> RefBase[A]:
+        """Start an actor without waiting; `started` is set when `on_start` has ended, with what it raised if it did.
+
+        Raises what its `__init__` raised.
+        """
+        actor = self._make(actor_class, args, kwargs)
+        self._open(actor, getattr(actor, "blocking", False), Envelope(StartMessage(), reply_to=started))
+        return actor.actor_ref  # type: ignore[return-value]
+
+    def _make(self, actor_class: type[A], args: tuple[Any, ...], kwargs: dict[str, Any]) -> A:
+        if self.stopped:
+            self.refuse_to_start(actor_class.__name__)
+        before = ambient.runtime
+        ambient.runtime = self
+        try:
+            actor = actor_class(*args, **kwargs)
+        finally:
+            ambient.runtime = before
+        ref: Any = actor.actor_ref
+        self.living[ref.number] = ref
+        pykka.ActorRegistry.register(ref)
+        return actor
+
+    def _open(self, actor: pykka.Actor, blocking: bool, first: Any) -> None:
+        actor.actor_ref.open(first)  # type: ignore[attr-defined]
+        if blocking:
+            self.launch_blocking(actor)  # type: ignore[arg-type]
+
+    def refuse_to_start(self, what: str) -> NoReturn:
+        """Say why nothing can be started any more."""
+        raise SystemStopped(f"{what} cannot be started: {self.name} is stopped")
+
+    def forget(self, ref: RefBase[Any]) -> bool:
+        """An actor ends: take it out of the books.  True for the one caller that did, who ends the actor."""
+        if self.living.pop(ref.number, None) is None:
+            return False
+        self.supervised.discard(ref)
+        if ref in self._named:
+            with self._names_lock:
+                for name in self._named.pop(ref, ()):
+                    if self._names.get(name) is ref:
+                        del self._names[name]
+        return True
 
     def kill(self, ref: RefBase[Any]) -> None:
         """End an actor without its consent."""
         lifecycle.end(ref, ActorKilled(f"{ref} was killed"))
+        ref.release()
 
     def stop_actors(self, deadline: float) -> None:
         """Stop all actors, the last started first; one that has not stopped at `deadline` is killed and logged."""
         while self.living:
-            for ref in sorted(self.living.values(), key=lambda ref: ref.number, reverse=True):
+            refs = sorted(self.living.values(), key=lambda ref: ref.number, reverse=True)
+            free = [ref for ref in refs if ref not in self.supervised]  # a supervisor stops its children
+            for ref in free or refs:
+                left = deadline - self.clock()
+                if left <= 0.0:
+                    self._kill_all()
+                    return
                 try:
-                    ref.stop(timeout=max(deadline - self.clock(), 0.0))
+                    ref.stop(timeout=left)
                 except pykka.Timeout:
                     logger.error("%s did not stop in time and is killed", ref)
                     self.kill(ref)
+
+    def _kill_all(self) -> None:
+        refs = sorted(self.living.values(), key=lambda ref: ref.number)
+        for ref in refs:
+            pykka.ActorRegistry.unregister(ref)  # in the order of its list, which is short work; see lifecycle
+        for ref in reversed(refs):
+            logger.error("%s did not stop in time and is killed", ref)
+            self.kill(ref)
 
     # -- turns
 
@@ -201,12 +264,12 @@ class Runtime:
             return
         backlog = len(items)
         if backlog > ref.high_water:
-            self._note_backlog(ref, actor, backlog)
+            self.note_backlog(ref, actor, backlog)
         left = self.budget
         receive = actor.on_receive
         trace = self.trace
         try:
-            while left and items:  # an actor that ends in here has no items left
+            while left and items and ref._actor is not None:
                 left -= 1
                 message = items.popleft()
                 if trace is not None:
@@ -223,11 +286,12 @@ class Runtime:
             ref.run_queue.append(ref)
 
     def _failed(self, ref: Ref[Any], actor: pykka.Actor, error: BaseException) -> None:
-        if not isinstance(error, (Exception, SystemExit)):
-            self._serious = error  # an interrupt that struck inside a handler: the driver raises it again
+        if lifecycle.is_serious(error):
+            self._serious[_thread.get_ident()] = error  # the driver raises it again
         lifecycle.fail(ref, actor, error)
 
-    def _note_backlog(self, ref: Ref[Any], actor: pykka.Actor, backlog: int) -> None:
+    def note_backlog(self, ref: Any, actor: pykka.Actor, backlog: int) -> None:
+        """Keep the longest mailbox seen; log once that it passed the actor's `mailbox_mark`."""
         ref.high_water = backlog
         mark: int = getattr(actor, "mailbox_mark", 10_000)
         if backlog > mark and not ref.backlog_logged:
@@ -241,7 +305,12 @@ class Runtime:
         return self.clock()
 
     def send_after(self, delay: float, target: Address, message: Any) -> Timer:
-        """Tell `message` to `target` after `delay` seconds."""
+        """Tell `message` to `target` after `delay` seconds (at once if it is negative).
+
+        `InvalidRequest` if it is not a number.
+        """
+        if not isinstance(delay, (int, float)) or isinstance(delay, bool) or delay != delay:
+            raise InvalidRequest(f"a delay of {delay!r} is not a number of seconds")
         timer = Timer(self.clock() + max(delay, 0.0), target, message)
         self.timers.add(timer)
         if self.needs_wake:
@@ -250,34 +319,49 @@ class Runtime:
 
     def fire_timers(self, now: float) -> None:
         for timer in self.timers.take_due(now):
+            if timer.cancelled:
+                continue
             try:
                 timer.target.tell(timer.message)
             except pykka.ActorDeadError:
                 pass  # nobody is there to be told
+            except Exception:
+                logger.exception("%s could not be told %r:", timer.target, timer.message)
 
     # -- names
 
     def register(self, name: str, ref: RefBase[Any]) -> None:
-        """Give a living actor a name; `NameTaken` if another living actor has it."""
+        """Give a living actor a name until it ends; `NameTaken` if another living actor has it.
+
+        An actor may have several names.  `pykka.ActorDeadError` if it has ended.
+        """
         with self._names_lock:
             holder = self._names.get(name)
-            if holder is not None and holder is not ref and holder.is_alive():
+            if holder is ref:
+                return
+            if holder is not None and holder.is_alive():
                 raise NameTaken(f"the name {name!r} is registered for {holder}")
             self._names[name] = ref
+            self._named.setdefault(ref, []).append(name)
+        if not ref.is_alive():
+            self.unregister(name)
+            raise pykka.ActorDeadError(f"{ref} has ended and cannot be registered as {name!r}")
 
     def unregister(self, name: str) -> None:
         """Free a name; no effect if nobody has it."""
         with self._names_lock:
-            self._names.pop(name, None)
+            ref = self._names.pop(name, None)
+            names = self._named.get(ref, []) if ref is not None else []
+            if name in names:
+                names.remove(name)
+                if not names:
+                    del self._named[ref]  # type: ignore[arg-type]
 
     def whereis(self, name: str) -> RefBase[Any] | None:
         """The living actor of this name, or None."""
         with self._names_lock:
             ref = self._names.get(name)
-            if ref is not None and not ref.is_alive():
-                del self._names[name]
-                return None
-            return ref
+            return ref if ref is not None and ref.is_alive() else None
 
     # -- monitors
 
@@ -303,11 +387,7 @@ class Runtime:
 
     def refuse_in_handler(self, what: str) -> None:
         """Raise `CallInHandler` if this thread is inside a handler of a scheduled actor."""
-        if _thread.get_ident() in handler_threads:
-            raise CallInHandler(
-                f"{what} would wait inside an actor's handler, and no reply could come; "
-                "tell a message and handle the answer when it arrives"
-            )
+        refuse_in_handler(what)
 
     # -- inspection
 
@@ -318,6 +398,6 @@ class Runtime:
             entry: dict[str, int | str] = {"class": ref.actor_class.__name__}
             for counter in ("high_water", "reductions"):
                 entry[counter] = getattr(ref, counter, 0)
-            entry["mailbox"] = len(getattr(ref, "items", ()))
+            entry["mailbox"] = ref.mailbox_length()
             table[ref.label] = entry
         return table

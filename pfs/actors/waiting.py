@@ -11,21 +11,43 @@ at `done`.  Under the interpreter's lock one of the two sees the other.
 from __future__ import annotations
 
 import _thread
+import os
 import queue
 import sys
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pykka
+from pykka.messages import _ActorStop
+
+from pfs.errors import CallInHandler, Timeout
 
 if TYPE_CHECKING:
+    from pykka._envelope import Envelope
+
     from pfs.actors.reference import RefBase
     from pfs.actors.runtime import Runtime
 
 ExceptionInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
+handler_threads: dict[int, Runtime] = {}
+"""The threads that are running handlers of scheduled actors now, by thread ident."""
+
 _making_a_lock = _thread.allocate_lock()
+os.register_at_fork(
+    before=_making_a_lock.acquire, after_in_parent=_making_a_lock.release, after_in_child=_making_a_lock.release
+)
+
+
+def refuse_in_handler(what: str) -> None:
+    """Raise `CallInHandler` if this thread is inside a handler of a scheduled actor."""
+    if _thread.get_ident() in handler_threads:
+        raise CallInHandler(
+            f"{what} would wait inside an actor's handler, and no reply could come; "
+            "tell a message and handle the answer when it arrives"
+        )
 
 
 class Waiter:
@@ -62,10 +84,18 @@ class Waiter:
                 sleeper = _thread.allocate_lock()
                 sleeper.acquire()
                 self._sleeper = sleeper
-        if self.done:  # finished while the lock was made
-            return True  # type: ignore[unreachable]
-        if sleeper.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
-            sleeper.release()  # for the next thread that sleeps on the same waiter
+        limit = -1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+        while not self._is_done() and sleeper.acquire(timeout=limit):
+            if self._is_done():
+                try:
+                    sleeper.release()  # for the next thread that sleeps on the same waiter
+                except RuntimeError:
+                    pass
+            elif timeout is not None:
+                break  # woken by a finisher from before `rearm`
+        return self._is_done()
+
+    def _is_done(self) -> bool:
         return self.done
 
     def describe(self) -> str:
@@ -98,8 +128,10 @@ class ReplyFuture(pykka.Future[Any], Waiter):
         if not self.done:
             if self._scheduler is not None:
                 self._scheduler.wait(self, timeout, self._what_times_out)
-            elif not self.sleep(timeout):
-                raise pykka.Timeout(f"{timeout} seconds")
+            else:
+                refuse_in_handler("get() of a future")
+                if not self.sleep(timeout):
+                    raise Timeout(f"the future was not set within {timeout} seconds")
         if self._exc_info is None:
             return self._value
         exception_type, exception, traceback = self._exc_info
@@ -130,10 +162,15 @@ class ReplyFuture(pykka.Future[Any], Waiter):
             raise queue.Full
 
 
-def answer_dead(future: pykka.Future[Any], ref: pykka.ActorRef[Any]) -> None:
-    """Tell who asked an actor that is gone."""
-    error = pykka.ActorDeadError(f"{ref} stopped before handling the message")
+def answer_ended(envelope: Envelope[Any], ref: pykka.ActorRef[Any]) -> None:
+    """Answer who asked an actor that has ended: None if it was asked to stop, else `ActorDeadError`."""
+    future = envelope.reply_to
+    assert future is not None
     try:
-        future.set_exception((pykka.ActorDeadError, error, None))
+        if type(envelope.message) is _ActorStop:
+            future.set(None)
+        else:
+            error = pykka.ActorDeadError(f"{ref} stopped before handling the message")
+            future.set_exception((pykka.ActorDeadError, error, None))
     except queue.Full:
-        pass
+        pass  # it was answered at this very moment
