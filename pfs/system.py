@@ -91,23 +91,26 @@ class System:
         self._observer = observer
         self._failed: SystemFailed | None = None
         self._stopped = False
-        self._store = PageFileStore(
-            directory, descriptors=self.options.descriptors, segment_bytes=self.options.segment_bytes
-        )
+        self._table: PageTable[Waiting] = PageTable(self.options.buffer_bytes)
+        self._local = threading.local()
+        self._ended_clients: deque[ThreadClient] = deque()
+        self._files: dict[str, PageFile] = {}
+        self.runtime = runtime if runtime is not None else Scheduler("pfs")
         try:
-            self._lock = self._store.condition()
-            self.runtime = runtime if runtime is not None else Scheduler("pfs")
-            self._local = threading.local()
-            self._ended_clients: deque[ThreadClient] = deque()
-            self._files: dict[str, PageFile] = {}
-            self._table: PageTable[Waiting] = PageTable(self.options.buffer_bytes)
-            start = self.runtime.start
-            self._read_workers = [start(VirtualFileWorker) for _ in range(self.options.read_workers)]
-            self._write_workers = [start(VirtualFileWorker) for _ in range(self.options.write_workers)]
-            self._pool = start(BufferPool, self._table, self._read_workers)
+            self._store = PageFileStore(
+                directory,
+                clock=self.runtime.clock,
+                descriptors=self.options.descriptors,
+                segment_bytes=self.options.segment_bytes,
+            )
         except BaseException:
-            self._store.close()
+            self.runtime.stop()
             raise
+        self._lock = self._store.condition()
+        start = self.runtime.start
+        self._read_workers = [start(VirtualFileWorker) for _ in range(self.options.read_workers)]
+        self._write_workers = [start(VirtualFileWorker) for _ in range(self.options.write_workers)]
+        self._pool = start(BufferPool, self._table, self._read_workers)
 
     def __repr__(self) -> str:
         state = "failed" if self._failed else "stopped" if self._stopped else "running"

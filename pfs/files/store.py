@@ -1,0 +1,171 @@
+"""`PageFileStore`: the files of one data directory, as `System` needs them.
+
+It puts together what lies below: the file system, the virtual files over few descriptors, the storage manager whose
+relations page files are, and the catalog that maps names to relations.  It also holds the lock on the directory.  Plain
+blocking code, without actors; its users call it from threads that may block.
+
+What is in a data directory:
+
+    pfs.lock        locked while a system uses the directory
+    pfs.catalog     the names (pfs.files.catalog)
+    base/5/16384    the pages of page files, laid out as PostgreSQL lays out relations (pfs.files.relation)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pfs.errors import DirectoryLocked
+from pfs.files.block_file import BlockFile
+from pfs.files.catalog import Catalog
+from pfs.files.filesystem import Condition, FileSystem
+from pfs.files.magnetic_disk import MagneticDisk
+from pfs.files.posix import PosixFileSystem
+from pfs.files.relation import Fork
+from pfs.files.storage_manager import Relation, StorageManager
+from pfs.files.virtual_file import VirtualFilePool
+
+LOCK_FILE = "pfs.lock"
+
+
+class OpenedFile(NamedTuple):
+    """A page file that is open."""
+
+    file_id: int
+    page_size: int
+    file: BlockFile
+
+
+class RelationFile:
+    """A relation's main fork as a `BlockFile`."""
+
+    def __init__(self, manager: StorageManager, relation: Relation) -> None:
+        self._manager = manager
+        self.relation = relation
+
+    @property
+    def name(self) -> str:
+        return str(self.relation.address)
+
+    @property
+    def block_size(self) -> int:
+        return self.relation.block_size
+
+    def block_count(self) -> int:
+        return self._manager.nblocks(self.relation)
+
+    def try_read(self, block: int, n: int) -> list[bytes] | None:
+        buffers = [bytearray(self.relation.block_size) for _ in range(n)]
+        if self._manager.try_readv_nowait(self.relation, Fork.MAIN, block, buffers) is None:
+            return None
+        return [bytes(buffer) for buffer in buffers]
+
+    def read(self, block: int, n: int) -> list[bytes]:
+        buffers = [bytearray(self.relation.block_size) for _ in range(n)]
+        self._manager.readv(self.relation, Fork.MAIN, block, buffers)
+        return [bytes(buffer) for buffer in buffers]
+
+    def write(self, block: int, pages: Sequence[bytes]) -> None:
+        existing = max(min(self.block_count() - block, len(pages)), 0)
+        if existing:
+            self._manager.writev(self.relation, Fork.MAIN, block, pages[:existing])
+        if existing < len(pages):
+            self._manager.extend(self.relation, Fork.MAIN, block + existing, pages[existing:])
+
+    def sync(self) -> None:
+        self._manager.immedsync(self.relation)
+
+    def truncate(self, blocks: int) -> None:
+        self._manager.truncate(self.relation, {Fork.MAIN: blocks})
+
+    def close(self) -> None:
+        self._manager.close(self.relation)
+
+
+class PageFileStore:
+    """The files of one data directory (see the module).
+
+    `directory`: a path, made if it is missing, or a `FileSystem`; `clock`: seconds, for the metrics.  Raises `DirectoryLocked`, `CatalogDamaged`.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | FileSystem,
+        *,
+        clock: Callable[[], float],
+        descriptors: int | None = None,
+        segment_bytes: int = 1 << 30,
+    ) -> None:
+        self._fs: FileSystem
+        if isinstance(directory, (str, os.PathLike)):
+            self.name = os.fspath(directory)
+            self._fs = PosixFileSystem.made(self.name)
+        else:
+            self.name = "a simulated disk"
+            self._fs = directory
+        self._lock_descriptor = self._take_lock()
+        try:
+            self._pool = VirtualFilePool(self._fs, slots=descriptors, clock=clock)
+            self._manager = StorageManager({"disk": MagneticDisk(self._pool)}, segment_size=segment_bytes)
+            self._catalog = Catalog(self._pool, self._manager)
+        except BaseException:
+            self._fs.close(self._lock_descriptor)
+            raise
+        self._open: dict[str, RelationFile] = {}
+
+    def _take_lock(self) -> int:
+        descriptor = self._fs.open(LOCK_FILE, os.O_RDWR | os.O_CREAT)
+        try:
+            self._fs.lock(descriptor)
+        except BlockingIOError:
+            self._fs.close(descriptor)
+            raise DirectoryLocked(
+                f"{self.name} is in use by another System, of this process or another ({LOCK_FILE} is locked): "
+                "stop it, or use another directory"
+            ) from None
+        return descriptor
+
+    def condition(self) -> Condition:
+        """A lock for code that waits."""
+        return self._fs.condition()
+
+    def open(self, name: str, *, create: bool, page_size: int | None, repair: bool) -> OpenedFile:
+        """Open a page file that is not open, or make it; errors as `System.open` says."""
+        entry = self._catalog.open(name, create=create, page_size=page_size)
+        relation = self._manager.open(entry.address, entry.page_size, repair=repair)
+        file = self._open[name] = RelationFile(self._manager, relation)
+        return OpenedFile(entry.address.number, entry.page_size, file)
+
+    def close_file(self, name: str) -> None:
+        """Close an open page file; no effect if it is not open."""
+        file = self._open.pop(name, None)
+        if file is not None:
+            file.close()
+
+    def names(self) -> list[str]:
+        return self._catalog.names()
+
+    def drop(self, name: str) -> None:
+        """Delete a page file that is not open."""
+        self._catalog.drop(name)
+
+    def check_rename(self, name: str, new_name: str) -> None:
+        """Raise what stands against the rename."""
+        self._catalog.check_rename(name, new_name)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a page file that is not open."""
+        self._catalog.rename(name, new_name)
+
+    def stats(self) -> dict[str, int | float]:
+        return self._pool.stats()
+
+    def close(self) -> None:
+        """Sync and close everything, and unlock the directory."""
+        for name in list(self._open):
+            self.close_file(name)
+        self._manager.shutdown()
+        self._pool.close()
+        self._fs.close(self._lock_descriptor)
