@@ -216,7 +216,7 @@ class WriteService:
                 if None in images:
                     core.load(request, first, images)
                     return 1
-            state.shield(first, images)  # type: ignore[arg-type]
+            core.settle(state.shield(first, images))  # type: ignore[arg-type]
         data = tuple(request.pages[request.applied : request.applied + n])
         core.counters["chunks"] += 1
         self._worker.tell(WriteBlocks(core.file, first, data, core.ref, Applied(request, n)))

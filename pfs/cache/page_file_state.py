@@ -88,10 +88,15 @@ class PageFileState:
 
     # -- writing
 
-    def shield(self, pgid: int, images: Sequence[bytes]) -> None:
-        """Hold the current images of pages that are about to be overwritten on disk."""
+    def shield(self, pgid: int, images: Sequence[bytes]) -> list[Outcome[Any]]:
+        """Hold the current images of pages that are about to be overwritten on disk.
+
+        They go into the page table as well: a read of these pages that is under way (a page may have been evicted
+        since its image was loaded) is void from now on, and whoever waits for it gets the image.  Returns those waits.
+        """
         for number, image in enumerate(images, pgid):
             self._shield[number] = image
+        return self.table.publish(self.file_id, pgid, images)
 
     def shielded(self, pgid: int, n: int) -> list[bytes]:
         """The images held for a run, all of which is shielded."""
