@@ -87,7 +87,7 @@ class OpenFile:
         self.traffic = traffic
         self.temporary = temporary
         self.handle: tuple[Slot[OpenFile], int] = (_NOWHERE, -1)
-        self.changing = False
+        self.changing = True
         self.waiters: list[Waiter] = []
         self.extending = False
         self.extenders: deque[Waiter] = deque()
@@ -144,6 +144,10 @@ class DescriptorPool:
         """Those who wait for their own slot to have no users."""
         self.tickets = count(1)
         self._clock = clock
+        self._fs_close = fs.close
+        self._fs_reopen = fs.reopen
+        self._reopens = metrics.open_after_replace
+        self._replacements = metrics.close_by_replace
         self._table: SlotTable[OpenFile] = SlotTable(limit, policy)
         self._mutex = fs.mutex()
         self._files: dict[OpenFile, None] = {}
@@ -167,8 +171,7 @@ class DescriptorPool:
         if slot.tag == tag:
             self.touch(slot.index)
             return slot
-        self.unpin(slot)
-        return self.pin_slowly(file, deed)
+        return self.pin_slowly(file, deed, slot)
 
     def unpin(self, slot: Slot[OpenFile]) -> None:
         """The operation is over."""
@@ -187,39 +190,50 @@ class DescriptorPool:
                 owner.changing = True
                 self._draining.append(slot)
 
-    def pin_slowly(self, file: OpenFile, deed: Deed) -> Slot[OpenFile]:
-        """Pin a file whose handle was no good: wait, or open it again."""
+    def pin_slowly(self, file: OpenFile, deed: Deed, stale: Slot[OpenFile]) -> Slot[OpenFile]:
+        """Pin a file whose handle was no good, after `stale` was pinned in vain: wait, or open it again."""
+        stale.pins.pop()
+        if self.waiting or self.closing:
+            self.offer(stale)
         if self.dropped:
             self.reap()
         while True:
             with self._mutex:
-                self.check(file)
+                if file.failure is not None or file.closed:
+                    self.check(file)
                 slot, tag = file.handle
                 if slot.tag == tag:
                     slot.pins.append(None)
                     return slot
                 if not file.changing:
                     file.changing = True
-                    taken = None if self.waiting else self._take()
+                    # (Slots drain only while somebody waits.)
+                    taken = None if self.waiting else self._table.take()
                     break
                 waiter = self._join(file)
             waiter.wait()
         try:
-            slot = self._emptied(taken or self._queue())
+            slot = taken or self._queue()
             try:
-                descriptor = self._reopen(file, deed)
+                started = self._clock() if slot.owner is None else self._empty(slot)
+                try:
+                    descriptor = self._fs_reopen(file.path, file.flags, file.device, file.inode)
+                except OSError as error:
+                    descriptor = self._reopen(file, deed, error)
             except BaseException:
                 self._put_back(slot)
                 raise
         except BaseException:
             self._changed(file)
             raise
-        with self._mutex:
-            file.handle = self._table.fill(slot, file, descriptor)
-            slot.pins.append(None)
-            file.changing = False
-            if file.waiters:
-                _wake_all(file.waiters)
+        timed = self._reopens
+        timed.count += 1
+        timed.seconds += self._clock() - started
+        file.handle = self._table.fill(slot, file, descriptor)
+        slot.pins.append(None)
+        file.changing = False
+        if file.waiters:
+            self._changed(file)
         return slot
 
     def open(self, path: str, options: OpenOptions, traffic: Traffic, *, temporary: bool = False) -> OpenFile:
@@ -243,7 +257,7 @@ class DescriptorPool:
                 if failure is not None:
                     raise again(failure)
             except BaseException:
-                self._close_descriptor(descriptor, by_replace=False)
+                self._close_descriptor(descriptor)
                 raise
         except BaseException:
             self._put_back(slot)
@@ -252,8 +266,9 @@ class DescriptorPool:
         if options.truncate:
             file.written = next(self.tickets)
         with self._mutex:
-            self._files[file] = None
             file.handle = self._table.fill(slot, file, descriptor)
+            self._files[file] = None
+            file.changing = False
             self._serve()
         return file
 
@@ -272,7 +287,7 @@ class DescriptorPool:
                     if not discard:
                         self._sync_before_close(file, slot.descriptor)
                 finally:
-                    self._close_descriptor(slot.descriptor, by_replace=False)
+                    self._close_descriptor(slot.descriptor)
                     slot.owner = None
                     self._put_back(slot)
         finally:
@@ -309,15 +324,13 @@ class DescriptorPool:
     def _take(self) -> Slot[OpenFile] | None:
         """Under the mutex: take a slot; its file, if it has one, is changing from now on."""
         slot = self._table.take()
-        if slot is not None and slot.owner is not None:
-            self._claimed(slot, slot.owner)
+        if slot is not None and slot.drained:
+            self._stop_draining(slot)
         return slot
 
-    def _claimed(self, slot: Slot[OpenFile], owner: OpenFile) -> None:
-        owner.changing = True
-        if slot.drained:
-            slot.drained = 0
-            self._draining.remove(slot)
+    def _stop_draining(self, slot: Slot[OpenFile]) -> None:
+        slot.drained = 0
+        self._draining.remove(slot)
 
     def _take_slot(self) -> Slot[OpenFile]:
         """An empty slot, sooner or later."""
@@ -350,7 +363,7 @@ class DescriptorPool:
     def _serve(self) -> None:
         """Under the mutex: give slots to those who wait, as far as they go."""
         for waiter in self.closing[:]:
-            if waiter.slot is not None and self._table.take_this(waiter.slot):
+            if waiter.slot is not None and not waiter.slot.pins:
                 self.closing.remove(waiter)
                 waiter.wake()
         while self.waiting:
@@ -377,6 +390,9 @@ class DescriptorPool:
         """Under the mutex: stand among those who wait until the file is not changing."""
         waiter = Waiter(self.fs.condition())
         file.waiters.append(waiter)
+        if not file.changing:
+            # It ended just now, without the mutex: whoever ended it may have looked at the waiters before.
+            _wake_all(file.waiters)
         return waiter
 
     def _hold(self, file: OpenFile, *, closing: bool = False) -> bool:
@@ -398,9 +414,10 @@ class DescriptorPool:
             _wake_all(file.waiters)
 
     def _wait_for_users(self, slot: Slot[OpenFile]) -> None:
-        """Take the slot of a file that is changing by our hand, when the last operation on it is over."""
+        """Keep new users from the slot of a file that is changing by our hand; wait for the last to leave."""
         with self._mutex:
-            if self._table.take_this(slot):
+            slot.tag = 0
+            if not slot.pins:
                 return
             waiter = Waiter(self.fs.condition(), slot)
             self.closing.append(waiter)
@@ -410,37 +427,44 @@ class DescriptorPool:
     def _emptied(self, slot: Slot[OpenFile]) -> Slot[OpenFile]:
         """A taken slot, emptied; it is put back if that fails."""
         try:
-            self._empty(slot)
+            if slot.owner is not None:
+                self._empty(slot)
         except BaseException:
             self._put_back(slot)
             raise
         return slot
 
-    def _empty(self, slot: Slot[OpenFile]) -> None:
-        """Sync if need be and close what is in a taken slot.  Raises `SyncFailed`; the slot is empty even so."""
+    def _empty(self, slot: Slot[OpenFile]) -> float:
+        """Sync if need be and close what is in a taken slot; returns the time.  Raises `SyncFailed`; it is empty even so."""
         owner = slot.owner
-        if owner is None:
-            return
+        assert owner is not None
         try:
             if owner.written > owner.synced:
                 self._sync_before_close(owner, slot.descriptor)
         finally:
-            self._close_descriptor(slot.descriptor, by_replace=True)
-            slot.owner = None
-            self._changed(owner)
-
-    def _reopen(self, file: OpenFile, deed: Deed) -> int:
-        started = self._clock()
-        while True:
+            started = self._clock()
             try:
-                descriptor = self.fs.reopen(file.path, file.flags, file.device, file.inode)
-                break
-            except OSError as error:
-                self._reopen_failed(file, deed, error)
-        timed = self.metrics.open_after_replace
-        timed.count += 1
-        timed.seconds += self._clock() - started
-        return descriptor
+                self._fs_close(slot.descriptor)
+            except OSError:
+                self.metrics.close_errors += 1
+            slot.owner = None
+            owner.changing = False
+            if owner.waiters:
+                self._changed(owner)
+            ended = self._clock()
+            timed = self._replacements
+            timed.count += 1
+            timed.seconds += ended - started
+        return ended
+
+    def _reopen(self, file: OpenFile, deed: Deed, error: OSError) -> int:
+        """Open a file again, after a first try ended in an error: as often as it is worth another try."""
+        while True:
+            self._reopen_failed(file, deed, error)
+            try:
+                return self._fs_reopen(file.path, file.flags, file.device, file.inode)
+            except OSError as another:
+                error = another
 
     def _reopen_failed(self, file: OpenFile, deed: Deed, error: OSError) -> None:
         """Return if it is worth another try, else raise."""
@@ -460,15 +484,16 @@ class DescriptorPool:
         self.metrics.descriptor_shortages += 1
         with self._mutex:
             slot = self._table.take_occupied()
-            if slot is None or slot.owner is None:
+            if slot is None:
                 return False
-            self._claimed(slot, slot.owner)
+            if slot.drained:
+                self._stop_draining(slot)
         self._put_back(self._emptied(slot))
         return True
 
-    def _close_descriptor(self, descriptor: int, *, by_replace: bool) -> None:
+    def _close_descriptor(self, descriptor: int) -> None:
         """Close; a failure is counted only: everything is synced by then, and the descriptor is gone in any case."""
-        timed = self.metrics.close_by_replace if by_replace else self.metrics.close
+        timed = self.metrics.close
         started = self._clock()
         try:
             self.fs.close(descriptor)

@@ -196,8 +196,7 @@ class VirtualFile:
         if slot.tag == tag:
             self._touch(slot.index)
         else:
-            self._descriptors.unpin(slot)
-            slot = self._descriptors.pin_slowly(file, "read")
+            slot = self._descriptors.pin_slowly(file, "read", slot)
             pins = slot.pins
         clock = self._clock
         started = clock()

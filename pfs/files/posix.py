@@ -32,6 +32,8 @@ _DIRECTORY = os.O_CLOEXEC | os.O_DIRECTORY | os.O_RDONLY
 _WALK = os.O_CLOEXEC | os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
 _UNLIMITED = 1 << 20
+_open = os.open
+_fstat = os.fstat
 
 
 class PosixFileSystem:
@@ -83,8 +85,8 @@ class PosixFileSystem:
 
     def reopen(self, path: str, flags: int, device: int, inode: int, /) -> int:
         """Open the very same file again; `OSError(ESTALE)` if another is there now."""
-        descriptor = os.open(self._prefix + path, flags | _OPEN)
-        found = os.fstat(descriptor)
+        descriptor = _open(self._prefix + path, flags | _OPEN)
+        found = _fstat(descriptor)
         if found.st_ino != inode or found.st_dev != device:
             os.close(descriptor)
             raise OSError(errno.ESTALE, "another file is at this path now", path)

@@ -56,13 +56,14 @@ class Slot(Generic[Owner]):
 class SlotTable(Generic[Owner]):
     """At most `limit` slots, replaced as `policy` says.
 
-    A slot is in one of three states: free; occupied (the policy knows it); or taken by whoever is about to fill, empty
-    or reserve it.  Invariant: free + occupied + taken = the slots made so far, at most `limit`.
+    A slot is free, occupied, or taken by whoever is about to fill, empty or reserve it.  It is occupied exactly while
+    it has an owner who is not changing, or drains; so who makes an owner change takes the slot.
     """
 
     def __init__(self, limit: int, policy: Replacement) -> None:
         self.limit = limit
         self._policy = policy
+        self._filled = policy.filled
         self._slots: list[Slot[Owner]] = []
         self._free: list[Slot[Owner]] = []
         self._tags = count(NO_TAG + 1)
@@ -77,35 +78,25 @@ class SlotTable(Generic[Owner]):
         if len(self._slots) < self.limit:
             slot: Slot[Owner] = Slot(len(self._slots))
             self._slots.append(slot)
+            self._policy.add()
             return slot
-        return self.take_occupied()
+        index = self._policy.victim(self._claim)
+        return None if index is None else self._slots[index]
 
     def take_occupied(self) -> Slot[Owner] | None:
-        """A slot with a descriptor to close, or None if there is none without users."""
+        """A slot with a descriptor to close, its owner changing from now on; None if there is none without users."""
         index = self._policy.victim(self._claim)
-        if index is None:
-            return None
-        self._policy.remove(index)
-        return self._slots[index]
-
-    def take_this(self, slot: Slot[Owner]) -> bool:
-        """Take an occupied slot whose file is changing by the caller's hand, unless it has users.
-
-        Either way no new users come, so asking again when the last one has gone succeeds.
-        """
-        slot.tag = NO_TAG
-        if slot.pins:
-            return False
-        self._policy.remove(slot.index)
-        return True
+        return None if index is None else self._slots[index]
 
     def fill(self, slot: Slot[Owner], owner: Owner, descriptor: int) -> tuple[Slot[Owner], int]:
-        """Put a descriptor into a taken slot; returns the handle by which its owner finds it."""
-        slot.owner = owner
+        """Put a descriptor into a taken slot; returns the handle by which its owner finds it.
+
+        The owner is changing, so that nobody claims the slot before the handle is in place; this needs no mutex.
+        """
         slot.descriptor = descriptor
-        tag = next(self._tags)
-        self._policy.add(slot.index)
-        slot.tag = tag
+        slot.owner = owner
+        slot.tag = tag = next(self._tags)
+        self._filled(slot.index)
         return slot, tag
 
     def put_back(self, slot: Slot[Owner]) -> None:
@@ -114,11 +105,13 @@ class SlotTable(Generic[Owner]):
 
     def _claim(self, index: int) -> bool:
         slot = self._slots[index]
+        owner = slot.owner
+        if owner is None or (owner.changing and not slot.drained):
+            return False
         tag = slot.tag
         slot.tag = NO_TAG  # first hide it from users to come ...
-        owner = slot.owner
-        # ... then look for those that are there.  A file that is being changed is let be, unless it only drains.
-        if slot.pins or (owner is not None and owner.changing and not slot.drained):
+        if slot.pins:  # ... then look for those that are there
             slot.tag = tag
             return False
+        owner.changing = True
         return True
