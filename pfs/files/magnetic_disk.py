@@ -29,11 +29,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import NamedTuple
 
 from pfs.errors import FatalError, FileClosed, FileDamaged, FileMissing, OutOfRange, PfsError, SyncFailed, WriteFailed
 from pfs.files import relation as names
+from pfs.files.exclusive import Exclusive
 from pfs.files.file import MAX_BUFFERS
 from pfs.files.filesystem import FileSystem, ReadBuffer, WriteBuffer
 from pfs.files.relation import Fork, RelationAddress
@@ -60,29 +60,6 @@ class SegmentTag(NamedTuple):
     segment: int
 
 
-class _Lock:
-    """A lock whose holder may do I/O and whose waiters wait through the file system's condition."""
-
-    __slots__ = ("_condition", "_held")
-
-    def __init__(self, fs: FileSystem) -> None:
-        self._condition = fs.condition()
-        self._held = False
-
-    def __enter__(self) -> None:
-        with self._condition:
-            while self._held:
-                self._condition.wait()
-            self._held = True
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._condition:
-            self._held = False
-            self._condition.notify()
-
-
 class _OpenFork:
     """One fork of an open relation.  `extent` is None while nothing is known of it; it is set under `lock` only."""
 
@@ -90,7 +67,7 @@ class _OpenFork:
 
     def __init__(self, fork: Fork, fs: FileSystem) -> None:
         self.fork = fork
-        self.lock = _Lock(fs)
+        self.lock = Exclusive(fs)
         self.extent: Extent | None = None
 
 
@@ -107,7 +84,7 @@ class MagneticDisk:
         self._mutex = pool.fs.mutex()
         self._pending: dict[SegmentTag, VirtualFile] = {}
         self._syncing: dict[SegmentTag, VirtualFile] = {}
-        self._sync_lock = _Lock(pool.fs)
+        self._sync_lock = Exclusive(pool.fs)
 
     def open(self, address: RelationAddress, layout: SegmentLayout) -> MagneticDiskRelation:
         return MagneticDiskRelation(self, address, layout)
