@@ -57,6 +57,14 @@ class StartFailed(PfsError):
     """An actor or child could not be started; the cause is chained."""
 
 
+class ChildNotFound(PfsError):
+    """A supervisor has no child of this id."""
+
+
+class TooManyRestarts(PfsError):
+    """A supervisor gave up: its children ended more often than its restart intensity allows; the cause is chained."""
+
+
 class NameTaken(PfsError):
     """A name is registered for another living actor."""
 

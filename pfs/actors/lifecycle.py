@@ -18,23 +18,19 @@ from __future__ import annotations
 import logging
 import queue
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pykka
 from pykka._envelope import Envelope
 from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
 from pfs.actors.replies import DelayedReply
-from pfs.actors.waiting import answer_ended
+from pfs.actors.waiting import StartMessage, answer_ended
 
 if TYPE_CHECKING:
     from pfs.actors.reference import RefBase
 
 logger = logging.getLogger("pfs.actors")
-
-
-class StartMessage(NamedTuple):
-    """The first message of an actor that has an `on_start`."""
 
 
 class ActorKilled(pykka.ActorDeadError):

@@ -28,10 +28,11 @@ import pykka
 from pykka._envelope import Envelope
 
 from pfs.actors import lifecycle
-from pfs.actors.lifecycle import SPECIAL_MESSAGES, ActorKilled, StartMessage
+from pfs.actors.lifecycle import SPECIAL_MESSAGES, ActorKilled
 from pfs.actors.monitors import Address, Watched
 from pfs.actors.timers import Timer, TimerQueue
-from pfs.actors.waiting import ReplyFuture, Waiter, handler_threads, refuse_in_handler
+from pfs.actors.waiting import ReplyFuture, StartMessage, Waiter, refuse_in_handler
+from pfs.actors.waiting import handler_threads as handler_threads  # the simulation takes it from here
 from pfs.errors import InvalidRequest, NameTaken, SystemStopped
 
 if TYPE_CHECKING:
@@ -129,6 +130,10 @@ class Runtime:
 
     def may_run_here(self, inline: bool) -> bool:
         """Whether a handler of such an actor may run on this thread at this moment (within another handler)."""
+        raise NotImplementedError
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop all actors, the last started first, and then the runtime itself."""
         raise NotImplementedError
 
     # -- starting and ending actors

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pykka
 from pykka.messages import _ActorStop
@@ -48,6 +48,10 @@ def refuse_in_handler(what: str) -> None:
             f"{what} would wait inside an actor's handler, and no reply could come; "
             "tell a message and handle the answer when it arrives"
         )
+
+
+class StartMessage(NamedTuple):
+    """The first message of an actor that has an `on_start`."""
 
 
 class Waiter:
@@ -163,12 +167,18 @@ class ReplyFuture(pykka.Future[Any], Waiter):
 
 
 def answer_ended(envelope: Envelope[Any], ref: pykka.ActorRef[Any]) -> None:
-    """Answer who asked an actor that has ended: None if it was asked to stop, else `ActorDeadError`."""
+    """Answer who asked an actor that has ended: `ActorDeadError`, unless it was asked to stop.
+
+    Who waits for its start gets the exception that ended it, if it is known.
+    """
     future = envelope.reply_to
     assert future is not None
+    reason: BaseException | None = getattr(ref, "exit_reason", None)
     try:
         if type(envelope.message) is _ActorStop:
             future.set(None)
+        elif type(envelope.message) is StartMessage and isinstance(reason, Exception):
+            future.set_exception((type(reason), reason, reason.__traceback__))
         else:
             error = pykka.ActorDeadError(f"{ref} stopped before handling the message")
             future.set_exception((pykka.ActorDeadError, error, None))
