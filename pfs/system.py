@@ -144,7 +144,7 @@ class System:
         """
         self._check()
         with self._lock:
-            known = self._files.get(name)
+            known = self._files.get(name) if isinstance(name, str) else None  # the store refuses other names
             if known is not None:
                 if page_size is not None and page_size != known.page_size:
                     raise PageSizeMismatch(f"{name!r} has pages of {known.page_size} bytes, not {page_size}")

@@ -50,6 +50,12 @@ class PosixFileSystem:
         self._prefix = self.root.rstrip("/") + "/"
         self._follow = frozenset(follow_links_under)
 
+    @classmethod
+    def made(cls, root: str | os.PathLike[str]) -> PosixFileSystem:
+        """The files below `root`, which is made, with its parents, if it is missing."""
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        return cls(root)
+
     # Calls on descriptors are the system's own: a wrapper around each would cost a tenth of a cached read.
     close = staticmethod(os.close)
     preadv = staticmethod(os.preadv)
