@@ -173,8 +173,8 @@ class StorageManager:
         Raises `PageSizeMismatch` (it is open with another block size), `FileDamaged` (a file's size is not a
         multiple of the block size, or beyond the segment size).
         """
-        layout = SegmentLayout(block_size, self._segment_size)
         implementation = self._implementation(address)
+        layout = SegmentLayout(block_size, self._segment_size)
         with self._mutex:
             if self._stopped:
                 raise FileClosed("the storage manager is shut down; no relation can be opened")
