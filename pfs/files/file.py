@@ -3,8 +3,8 @@
 Below it a `DescriptorPool` closes the descriptor when others need it, and opens the file again when it is used
 (`pfs.files.descriptors` has the whole story).  What the user of a virtual file can rely on:
 
-* Rights are those of opening, whatever happened to the descriptor since.  A file that was removed or replaced underneath
-  is never silently another file: it is `FileReplaced`.
+* Rights are those of opening, whatever happened to the descriptor since.  A file that was removed or replaced
+  underneath is never silently another file: it is `FileReplaced`.
 * Nothing written is forgotten: a dirty file is synced before its descriptor is closed, for whatever reason.
 * After a write or sync that failed, the file does nothing more but raise that failure, and so does every other opening
   of it through the same pool (`pfs.files.failures` says which errno means what).
@@ -29,10 +29,11 @@ from pfs.errors import (
     OutOfRange,
     WriteFailed,
 )
-from pfs.files.descriptors import DescriptorPool, OpenFile
+from pfs.files.descriptors import DescriptorPool
 from pfs.files.engine import Engine
 from pfs.files.failures import Deed, meaning
 from pfs.files.filesystem import FileStat, ReadBuffer, WriteBuffer
+from pfs.files.open_file import OpenFile
 from pfs.files.open_options import OpenOptions
 
 MAX_OFFSET = (1 << 63) - 1
@@ -61,6 +62,7 @@ class VirtualFile:
         "_options",
         "_position",
         "_preadv",
+        "_queue",
         "_reads",
         "_touch",
         "_traffic",
@@ -86,6 +88,7 @@ class VirtualFile:
         self._traffic = file.traffic
         self._preadv = descriptors.fs.preadv
         self._touch = descriptors.touch
+        self._queue = descriptors.queue
 
     @property
     def path(self) -> str:
@@ -169,7 +172,7 @@ class VirtualFile:
         slot.pins.append(None)
         try:
             if slot.tag != tag:
-                self._descriptors.check(file)
+                file.check()
                 count = None
             else:
                 self._touch(slot.index)
@@ -177,7 +180,7 @@ class VirtualFile:
         except (OSError, TypeError, BufferError) as error:
             raise self._read_failed(error, buffers, offset) from error
         finally:
-            self._descriptors.unpin(slot)
+            self._queue.unpin(slot)
         if count is None:
             self._metrics.nowait_misses += 1
         else:
@@ -206,9 +209,9 @@ class VirtualFile:
             count = self._read_again(error, slot.descriptor, buffers, offset)
         finally:
             pins.pop()
-            descriptors = self._descriptors
-            if descriptors.waiting or descriptors.closing:
-                descriptors.offer(slot)
+            queue = self._queue
+            if queue.waiting or queue.closing:
+                queue.offer(slot)
         reads = self._reads
         reads.seconds += clock() - started
         reads.count += 1
@@ -276,7 +279,7 @@ class VirtualFile:
         try:
             return self._write_pieces(slot.descriptor, buffers, offset, total, whole)
         finally:
-            descriptors.unpin(slot)
+            descriptors.queue.unpin(slot)
 
     def _write_longer(
         self, buffers: Sequence[WriteBuffer], offset: int | None, total: int, whole: bool
@@ -326,7 +329,7 @@ class VirtualFile:
     def _begin_change(self) -> OpenFile:
         if not self._options.writable:
             raise AccessDenied(f"{self.path!r} is not open for writing")
-        self._descriptors.check(self._file)
+        self._file.check()
         return self._file
 
     # ------------------------------------------------------------------------------------------ sequential
@@ -342,7 +345,7 @@ class VirtualFile:
         A position before 0 is `InvalidRequest` and leaves the position as it was; one past the end is allowed.
         """
         started = self._clock()
-        self._descriptors.check(self._file)
+        self._file.check()
         if type(offset) is not int:
             raise InvalidRequest(f"a seek offset must be an int, not {offset!r}")
         if whence == os.SEEK_SET:
@@ -410,7 +413,7 @@ class VirtualFile:
         try:
             found = descriptors.stat_descriptor(self._file, slot.descriptor)
         finally:
-            descriptors.unpin(slot)
+            descriptors.queue.unpin(slot)
         timed = self._metrics.metadata
         timed.count += 1
         timed.seconds += self._clock() - started
@@ -464,7 +467,7 @@ class VirtualFile:
         except OSError:
             pass
         finally:
-            descriptors.unpin(slot)
+            descriptors.queue.unpin(slot)
 
     def sync_all(self) -> None:
         """Make durable all that was written, and the file's name if it is new.  Raises `SyncFailed` (fatal)."""
@@ -484,7 +487,7 @@ class VirtualFile:
     def remove(self) -> None:
         """Close without syncing, remove the file, and make that durable."""
         file = self._file
-        self._descriptors.check(file)
+        file.check()
         self._descriptors.close(file, discard=True)
         if not file.temporary:
             self._descriptors.remove(file.path)
@@ -510,7 +513,7 @@ class _LengthChange:
                 self.descriptor = self._slot.descriptor
                 self.before = descriptors.stat_descriptor(file, self.descriptor).size
             except BaseException:
-                descriptors.unpin(self._slot)
+                descriptors.queue.unpin(self._slot)
                 raise
         except BaseException:
             descriptors.end_extending(file)
@@ -535,7 +538,7 @@ class _LengthChange:
                 what = f"restore the length {self.before} of {file.path!r}"
                 descriptors.call_on(file, self._restore, "restore", what)
         finally:
-            descriptors.unpin(self._slot)
+            descriptors.queue.unpin(self._slot)
             descriptors.end_extending(file)
 
 

@@ -32,7 +32,7 @@ METRICS = (
     Metric("nowait_misses", "counter", "inline reads that would have had to wait"),
     Metric("slot_waits", "counter", "operations that waited for a slot because all had I/O in flight"),
     Metric("descriptor_shortages", "counter", "EMFILE and ENFILE answers, each met by closing another file"),
-    Metric("syncs_by_replace", "counter", "dirty files synced because their descriptor was to be closed"),
+    Metric("syncs_before_close", "counter", "dirty files synced because their descriptor was about to be closed"),
     Metric("close_errors", "counter", "close calls that failed after everything was synced; harmless"),
     Metric("dropped", "counter", "virtual files that were dropped without close"),
     Metric("slots_in_use", "gauge", "descriptors open for virtual files: opens minus closes"),
@@ -79,7 +79,7 @@ class Metrics:
         self.nowait_misses = 0
         self.slot_waits = 0
         self.descriptor_shortages = 0
-        self.syncs_by_replace = 0
+        self.syncs_before_close = 0
         self.close_errors = 0
         self.dropped = 0
         self._kinds: dict[str, Traffic] = {}

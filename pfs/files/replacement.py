@@ -1,8 +1,9 @@
 """Which slot to empty: replacement policies, as plain classes without locks or I/O.
 
-`touch` and `filled` are called by any thread and without a lock, so each is one atomic step of the interpreter.
-All else is called by one thread at a time.  `victim` offers slots in order of merit to `claim`, which takes the first
-that has a descriptor and no I/O in flight.
+All may be called by any thread and without a lock: `touch` and `filled` are one atomic step of the interpreter each,
+and `victim` only proposes, in order of merit; `claim` decides, and takes the first slot that has a descriptor and no
+I/O in flight.  Two threads that look for a victim at once may offer the same slot, or miss a use; that costs a worse
+choice.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Replacement(Protocol):
     filled: Callable[[int], object]
     """The slot holds another file's descriptor now."""
 
-    def add(self) -> None:
-        """There is one slot more."""
+    def resize(self, slots: int) -> None:
+        """How many slots there are; called once, before all else."""
         ...
 
     def victim(self, claim: Callable[[int], bool]) -> int | None:
@@ -39,8 +40,8 @@ class LeastRecentlyUsed:
         self.touch: Callable[[int], object] = self._order.move_to_end
         self.filled: Callable[[int], object] = self._order.move_to_end
 
-    def add(self) -> None:
-        self._order[len(self._order)] = None
+    def resize(self, slots: int) -> None:
+        self._order.update(dict.fromkeys(range(slots)))
 
     def victim(self, claim: Callable[[int], bool]) -> int | None:
         # The copy is one atomic step; uses by other threads would upset a running iteration.
@@ -64,8 +65,8 @@ class ClockSweep:
         self.touch: Callable[[int], object] = self._used.add
         self.filled: Callable[[int], object] = self._used.discard
 
-    def add(self) -> None:
-        self._slots += 1
+    def resize(self, slots: int) -> None:
+        self._slots = slots
 
     def victim(self, claim: Callable[[int], bool]) -> int | None:
         used = self._used

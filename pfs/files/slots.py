@@ -1,16 +1,18 @@
-"""The slot table: which file has which descriptor, and which one goes next.  Plain code, no I/O, no locks.
+"""The slot table: which file has which descriptor, and which one goes next.  Plain code, no I/O, no locks, no waiting.
 
-A slot holds at most one descriptor.  A file remembers where its descriptor is as a handle: the slot and the tag that the
-slot had then.  Every filling of a slot gives it a tag that was never used before, so a stale handle never matches.
+A slot holds at most one descriptor.  A file remembers where its descriptor is as a handle: the slot and the tag that
+the slot had then.  Every filling of a slot gives it a tag that was never used before, so a stale handle never matches.
 
-A slot is used without a lock, by this rule:
+Nothing here takes a lock: every step that others may see is one atomic step of the interpreter, and these two rules
+put them in an order that is right for every interleaving.
 
-* A user first pins the slot (appends to `pins`), then compares the tag.  If it differs the pin is taken back.
-* An evictor first clears the tag, then looks at the pins.  If there are any, it puts the tag back, looks elsewhere.
+**The turn.**  A file has one turn, the single entry of a list.  Who opens, closes, evicts or renames the file has
+popped it, and appends it again when done; to pop it is to be alone.  So a file never has two descriptors.
 
-Both steps are in order for everyone under the interpreter's lock, so of the two at least one sees the other: a
-descriptor is never closed under a user whose tag matched.  (The user who lost goes the slow way and finds the tag back.)
-All other methods are called by one thread at a time (under the mutex of `pfs.files.descriptors`).
+**Pin, then compare; clear, then look.**  A user first pins the slot (appends to `pins`), then compares the tag; if it
+differs he takes the pin back.  Who evicts (having the turn) first clears the tag, then looks at the pins; if there
+are any he puts the tag back and looks elsewhere.  Of the two at least one sees the other: a descriptor is never
+closed under a user whose tag matched.  (The user who lost goes the slow way and finds the tag back.)
 """
 
 from __future__ import annotations
@@ -27,8 +29,17 @@ NO_TAG = 0
 class SlotOwner(Protocol):
     """What the table wants to know of a file."""
 
-    changing: bool
-    """True while someone opens, closes or renames the file: then its descriptor is his alone to close."""
+    turn: list[None]
+    """Empty while someone opens, closes, evicts or renames the file; else it has one entry."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Set once and for all when the file must not be used any more."""
+        ...
+
+    def end_turn(self) -> None:
+        """Give the turn back, and wake those who wait for it."""
+        ...
 
 
 Owner = TypeVar("Owner", bound=SlotOwner)
@@ -38,11 +49,10 @@ class Slot(Generic[Owner]):
     """A place for one descriptor.
 
     index: its number.  tag: that of the present filling, or `NO_TAG`.  descriptor and owner: what it holds, or -1
-    and None.  pins: one entry for each operation in flight.  drained: the tag to put back, while the slot takes no new
-    users because somebody waits for a slot and this one is never free; else `NO_TAG`.
+    and None.  pins: one entry for each operation in flight.
     """
 
-    __slots__ = ("descriptor", "drained", "index", "owner", "pins", "tag")
+    __slots__ = ("descriptor", "index", "owner", "pins", "tag")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -50,23 +60,25 @@ class Slot(Generic[Owner]):
         self.descriptor = -1
         self.owner: Owner | None = None
         self.pins: list[None] = []
-        self.drained = NO_TAG
 
 
 class SlotTable(Generic[Owner]):
-    """At most `limit` slots, replaced as `policy` says.
+    """`limit` slots, replaced as `policy` says.
 
-    A slot is free, occupied, or taken by whoever is about to fill, empty or reserve it.  It is occupied exactly while
-    it has an owner who is not changing, or drains; so who makes an owner change takes the slot.
+    A slot is free, occupied, or taken by whoever is about to fill, empty or reserve it.  Who takes an occupied slot has
+    its owner's turn.
     """
 
     def __init__(self, limit: int, policy: Replacement) -> None:
         self.limit = limit
         self._policy = policy
+        self.touch = policy.touch
+        """Say that a slot, pinned and with the right tag, is used."""
         self._filled = policy.filled
-        self._slots: list[Slot[Owner]] = []
-        self._free: list[Slot[Owner]] = []
+        self._slots: list[Slot[Owner]] = [Slot(index) for index in range(limit)]
+        self._free = self._slots[::-1]
         self._tags = count(NO_TAG + 1)
+        policy.resize(limit)
 
     def take(self) -> Slot[Owner] | None:
         """A slot to fill: a free one if there is, else one that the policy gives up, whose `owner` is still set.
@@ -74,25 +86,20 @@ class SlotTable(Generic[Owner]):
         None if every slot is pinned or taken.
         """
         if self._free:
-            return self._free.pop()
-        if len(self._slots) < self.limit:
-            slot: Slot[Owner] = Slot(len(self._slots))
-            self._slots.append(slot)
-            self._policy.add()
-            return slot
+            try:
+                return self._free.pop()
+            except IndexError:  # another thread was faster
+                pass
         index = self._policy.victim(self._claim)
         return None if index is None else self._slots[index]
 
     def take_occupied(self) -> Slot[Owner] | None:
-        """A slot with a descriptor to close, its owner changing from now on; None if there is none without users."""
+        """A slot with a descriptor to close, or None if there is none without users."""
         index = self._policy.victim(self._claim)
         return None if index is None else self._slots[index]
 
     def fill(self, slot: Slot[Owner], owner: Owner, descriptor: int) -> tuple[Slot[Owner], int]:
-        """Put a descriptor into a taken slot; returns the handle by which its owner finds it.
-
-        The owner is changing, so that nobody claims the slot before the handle is in place; this needs no mutex.
-        """
+        """Put a descriptor into a taken slot; returns the handle by which its owner, whose turn is ours, finds it."""
         slot.descriptor = descriptor
         slot.owner = owner
         slot.tag = tag = next(self._tags)
@@ -106,12 +113,30 @@ class SlotTable(Generic[Owner]):
     def _claim(self, index: int) -> bool:
         slot = self._slots[index]
         owner = slot.owner
-        if owner is None or (owner.changing and not slot.drained):
+        if owner is None or slot.pins or not owner.turn:
             return False
-        tag = slot.tag
-        slot.tag = NO_TAG  # first hide it from users to come ...
-        if slot.pins:  # ... then look for those that are there
-            slot.tag = tag
+        try:
+            owner.turn.pop()
+        except IndexError:  # another thread was faster
             return False
-        owner.changing = True
+        if slot.owner is owner and hide(slot):
+            return True
+        owner.end_turn()
+        return False
+
+
+def hide(slot: Slot[Owner]) -> bool:
+    """Keep users from a slot whose owner's turn is ours: True if it has none, else it is as before."""
+    tag = slot.tag
+    slot.tag = NO_TAG  # first hide it from users to come ...
+    if not slot.pins:  # ... then look for those that are there
         return True
+    show(slot, tag)
+    return False
+
+
+def show(slot: Slot[Owner], tag: int) -> None:
+    """Let users have a hidden slot again, unless its owner has failed meanwhile."""
+    slot.tag = tag
+    if slot.owner is not None and slot.owner.failure is not None:
+        slot.tag = NO_TAG

@@ -1,8 +1,8 @@
 """The pool of virtual files: opens them, renames and removes files with the syncs this needs, and keeps the budget.
 
-The budget of descriptors is `min(slots, RLIMIT_NOFILE - 64)`, so that the rest of the process has some; `reserve` takes
-more out of it for sockets and the WAL.  When the system has none to give even so (EMFILE, ENFILE), a file without I/O in
-flight is closed for it, and only if there is none the caller gets `Busy`.
+The budget of descriptors is `min(slots, RLIMIT_NOFILE - 64)`, so that the rest of the process has some; `reserve`
+takes more out of it for sockets and the WAL.  When the system has none to give even so (EMFILE, ENFILE), a file
+without I/O in flight is closed for it, and only if there is none the caller gets `Busy`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from pfs.files.engine import EngineName, choose_engine
 from pfs.files.file import VirtualFile
 from pfs.files.filesystem import FileStat, FileSystem, WriteBuffer
 from pfs.files.metrics import Metrics
+from pfs.files.open_file import OpenFile
 from pfs.files.open_options import OpenOptions
 from pfs.files.paths import check_path, parent_of
 from pfs.files.replacement import ReplacementName, make_replacement
+from pfs.files.slot_queue import SlotQueue
+from pfs.files.slots import SlotTable
 
 __all__ = ["OpenOptions", "VirtualFile", "VirtualFilePool"]
 
 DEFAULT_SLOTS = 1000
 """Slots of a pool, if neither its user nor the limit of open files says less (PostgreSQL's `max_files_per_process`)."""
 SPARE_DESCRIPTORS = 64
-"""Descriptors of the process that a pool leaves to others; half of them all where there are fewer than twice as many."""
+"""Descriptors of the process that a pool leaves to others; half of all where there are fewer than twice as many."""
 TEMPORARY_PREFIX = ".pfs-temporary-"
 """How the names of temporary files begin.  None outlives its pool, except after a crash: `remove_leftovers`."""
 
@@ -64,9 +67,9 @@ class VirtualFilePool:
         self._engine, self.engine_message = choose_engine(fs, engine)
         self._clock = clock
         self._metrics = Metrics()
-        self._descriptors = DescriptorPool(
-            fs, limit=self.slots, policy=make_replacement(replacement), clock=clock, metrics=self._metrics
-        )
+        table: SlotTable[OpenFile] = SlotTable(self.slots, make_replacement(replacement))
+        queue = SlotQueue(fs, table, clock, self._metrics)
+        self._descriptors = DescriptorPool(fs, table=table, queue=queue, clock=clock, metrics=self._metrics)
         self._temporary_numbers = count(1)
         self._closed = False
 
@@ -130,8 +133,8 @@ class VirtualFilePool:
     def crashsafe_overwrite(self, final_path: str, temporary_path: str, content: WriteBuffer) -> None:
         """Replace a file's whole content: after a crash it has the old content or the new; durable on return.
 
-        The content goes to `temporary_path` (of the same file system; a file left over there is replaced), is synced and
-        renamed.  If that fails the old content stays, and the temporary file is removed if that can be done.
+        The content goes to `temporary_path` (of the same file system; a file left over there is replaced), is synced
+        and renamed.  If that fails the old content stays, and the temporary file is removed if that can be done.
         """
         check_path(final_path)
         with suppress(FileMissing):
