@@ -73,6 +73,10 @@ class Call(Waiter):
     def describe(self) -> str:
         return f"a thread waits for the end of request {self.ref} ({type(self).__name__})"
 
+    def what_times_out(self) -> str:
+        """What did not happen in time, and what that means."""
+        return f"request {self.ref} ({type(self).__name__}) has not ended and was cancelled: it did not end"
+
     def receive(self, message: Any) -> None:
         raise NotImplementedError
 
@@ -180,6 +184,14 @@ class WriteCall(Call):
             self.finish()
         elif kind is RequestFailed:
             self.fail(message.error)
+
+    def what_times_out(self) -> str:
+        if self._next < len(self._pages):
+            return super().what_times_out()
+        return (
+            f"request {self.ref} ({type(self).__name__}) has been sent whole and may have been carried out; read the "
+            "pages to know: no answer came"
+        )
 
     def _send(self) -> None:
         pages, stream, n = self._pages, self._stream, len(self._pages)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pfs.actors.requests import check_number
 from pfs.calls import ReadCall, SimpleCall, StreamCall, WriteCall
 from pfs.errors import InvalidRequest, ReadOnly, WrongPageLength
 from pfs.protocol import (
@@ -84,6 +85,7 @@ class PageFile:
         One consistent cut, as `read`.  `timeout` bounds the wait for each block of pages.
         """
         if n is None:
+            check_number("pgid", pgid, 0, self.page_count)
             n = self.page_count - pgid
             if n == 0:
                 return
@@ -166,12 +168,14 @@ class PageFile:
         self._check_writable()
         size = self.page_size
         if isinstance(pages, (bytes, bytearray, memoryview)):
-            buffer = memoryview(pages).cast("B")
+            buffer = pages if type(pages) is bytes else memoryview(pages).tobytes()
             if len(buffer) % size:
                 raise WrongPageLength(
                     f"a buffer of {len(buffer)} bytes is not a whole number of pages of {size} bytes ({self.name!r})"
                 )
-            return [bytes(buffer[start : start + size]) for start in range(0, len(buffer), size)]
+            return [buffer[start : start + size] for start in range(0, len(buffer), size)]
+        if not isinstance(pages, Iterable):
+            raise InvalidRequest(f"pages must be a list of pages or one buffer, not {type(pages).__name__}")
         copies: list[bytes] = []
         for page in pages:
             if not isinstance(page, (bytes, bytearray, memoryview)):

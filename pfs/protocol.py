@@ -12,7 +12,8 @@ A request's life, seen from the server:
 
 Every request ends in exactly one of `DataReadEnd`, `DataWriteEnd`, `RequestFailed`.
 
-`MESSAGES` is the table of sender, receiver, reply, errors and legal states; the README shows it, and a test compares.
+`MESSAGES` is the table of sender, receiver, reply, errors and legal states.  The README shows it as `protocol_table()`
+lays it out, and a test compares.
 """
 
 from __future__ import annotations
@@ -130,7 +131,10 @@ class Cancel(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestFailed(msgspec.Struct, frozen=True, gc=False):
-    """The request ended without effect; of a read, no more pages will come."""
+    """The request ended without effect; of a read, no more pages will come.
+
+    A read's consumer that is not the client is told the same, by the stream, behind the pages that it was sent.
+    """
 
     ref: int
     error: PfsError
@@ -203,13 +207,17 @@ class MessageRow(NamedTuple):
     states: str
 
 
-_READ_ERRORS = "InvalidRequest, OutOfRange, PageIOError, SnapshotTooOld, Cancelled"
-_WRITE_ERRORS = "InvalidRequest, OutOfRange, RequestTooLarge, ReadOnly, NoSpace, WrongPageLength, IdleTooLong, Cancelled"
+_ALWAYS = "SessionEnded, SystemFailed"
+_REQUEST_ERRORS = f"InvalidRequest, ProtocolError, ServerInactive, Busy, Cancelled, {_ALWAYS}"
+_READ_ERRORS = f"OutOfRange, PageIOError, SnapshotTooOld, {_REQUEST_ERRORS}"
+_APPEND_ERRORS = f"RequestTooLarge, WrongPageLength, IdleTooLong, NoSpace, {_REQUEST_ERRORS}"
+_WRITE_ERRORS = f"OutOfRange, PageIOError, {_APPEND_ERRORS}"
+_TRUNCATE_ERRORS = f"InvalidRequest, OutOfRange, ServerInactive, {_ALWAYS}"
 
 MESSAGES: tuple[MessageRow, ...] = (
     MessageRow(DataRead, "client", "server", "DataPages to `to`, DataReadEnd", _READ_ERRORS, "active"),
     MessageRow(DataWrite, "client", "server", "StreamReady, DataWriteEnd", _WRITE_ERRORS, "active"),
-    MessageRow(DataAppend, "client", "server", "StreamReady, DataWriteEnd", _WRITE_ERRORS, "active"),
+    MessageRow(DataAppend, "client", "server", "StreamReady, DataWriteEnd", _APPEND_ERRORS, "active"),
     MessageRow(StreamReady, "server", "writer", "DataPages, StreamEnd", "", "collecting begins"),
     MessageRow(DataPages, "producer", "stream, consumer", "Empty", "ProtocolError", "served; collecting, with credit"),
     MessageRow(Empty, "consumer", "stream, producer", "", "ProtocolError", "after a data message"),
@@ -217,12 +225,38 @@ MESSAGES: tuple[MessageRow, ...] = (
     MessageRow(DataReadEnd, "server", "client", "", "", "read ends"),
     MessageRow(DataWriteEnd, "server", "client", "", "", "write or append ends"),
     MessageRow(Cancel, "client", "server", "RequestFailed", "", "any"),
-    MessageRow(RequestFailed, "server", "client", "", "any RequestError, SystemFailed", "request ends"),
-    MessageRow(Start, "client", "server", "Done", "", "any"),
-    MessageRow(Stop, "client", "server", "Done", "", "any"),
-    MessageRow(Sync, "client", "server", "Done", "ReadOnly", "any"),
-    MessageRow(Truncate, "client", "server", "Done", "InvalidRequest, OutOfRange, ReadOnly, Busy", "active"),
-    MessageRow(Stat, "client", "server", "StatReply", "", "any"),
+    MessageRow(RequestFailed, "server", "client, `to`", "", "any RequestError, SystemFailed", "request ends"),
+    MessageRow(Start, "client", "server", "Done", _ALWAYS, "any"),
+    MessageRow(Stop, "client", "server", "Done", _ALWAYS, "any"),
+    MessageRow(Sync, "client", "server", "Done", _ALWAYS, "any"),
+    MessageRow(Truncate, "client", "server", "Done", _TRUNCATE_ERRORS, "active"),
+    MessageRow(Stat, "client", "server", "StatReply", "SessionEnded", "any"),
     MessageRow(Done, "server", "client", "", "", "Start, Stop, Sync or Truncate ends"),
     MessageRow(StatReply, "server", "client", "", "", "Stat ends"),
 )
+
+
+def protocol_table() -> str:
+    """`MESSAGES` in Markdown: one row a message, with its fields and the first sentence of its docstring."""
+    lines = [
+        "| message | from → to | fields | meaning | reply | errors | when |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in MESSAGES:
+        fields = ", ".join(map(_field, msgspec.structs.fields(row.message)))
+        meaning = " ".join((row.message.__doc__ or "").split("\n\n")[0].split())
+        cells = (
+            f"`{row.message.__name__}`",
+            f"{row.sender} → {row.receiver}",
+            fields,
+            meaning,
+            row.reply,
+            row.errors,
+            row.states,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _field(field: msgspec.structs.FieldInfo) -> str:
+    return field.name if field.required else f"{field.name}={field.default!r}"

@@ -35,11 +35,11 @@ from pfs.actors.buffer_pool import BufferPool, Waiting
 from pfs.actors.file_worker import VirtualFileWorker
 from pfs.actors.page_file_server import Fail, PageFileServer, ServedObserver
 from pfs.actors.reference import Ref
-from pfs.actors.requests import ServerOptions
+from pfs.actors.requests import ServerOptions, check_number
 from pfs.cache.page_file_state import PageFileState
 from pfs.cache.page_table import PageTable
 from pfs.calls import Call, SimpleCall, ThreadClient
-from pfs.errors import PageSizeMismatch, PfsError, SystemFailed, SystemStopped
+from pfs.errors import InvalidRequest, PageSizeMismatch, PfsError, SystemFailed, SystemStopped
 from pfs.files.store import PageFileStore
 from pfs.page_file import PageFile
 from pfs.protocol import Cancel, Stop, Sync, new_ref
@@ -68,6 +68,13 @@ class SystemOptions(msgspec.Struct, frozen=True):
     write_workers: int = 2
     call_timeout: float = 60.0
     server: ServerOptions = ServerOptions()
+
+    def __post_init__(self) -> None:
+        check_number("buffer_bytes", self.buffer_bytes, 0, 1 << 62)
+        check_number("read_workers", self.read_workers, 1, 1024)
+        check_number("write_workers", self.write_workers, 1, 1024)
+        if type(self.call_timeout) not in (int, float) or not self.call_timeout > 0:
+            raise InvalidRequest(f"call_timeout must be a number of seconds above 0, not {self.call_timeout!r}")
 
 
 class System:
@@ -110,7 +117,7 @@ class System:
         start = self.runtime.start
         self._read_workers = [start(VirtualFileWorker) for _ in range(self.options.read_workers)]
         self._write_workers = [start(VirtualFileWorker) for _ in range(self.options.write_workers)]
-        self._pool = start(BufferPool, self._table, self._read_workers)
+        self._pool = start(BufferPool, self._table, self._read_workers, self.panic)
 
     def __repr__(self) -> str:
         state = "failed" if self._failed else "stopped" if self._stopped else "running"
@@ -142,8 +149,7 @@ class System:
 
         Raises `InvalidName`, `PageFileNotFound`, `PageSizeMismatch`, `InvalidRequest`, `FileDamaged`, `NoSpace`.
         """
-        self._check()
-        with self._lock:
+        with self._changing("System.open()"):
             known = self._files.get(name) if isinstance(name, str) else None  # the store refuses other names
             if known is not None:
                 if page_size is not None and page_size != known.page_size:
@@ -175,14 +181,12 @@ class System:
 
     def names(self) -> list[str]:
         """The names of all page files, sorted."""
-        self._check()
-        with self._lock:
+        with self._changing("System.names()"):
             return self._store.names()
 
     def drop(self, name: str) -> None:
         """Delete a page file; its open requests fail.  `PageFileNotFound`."""
-        self._check()
-        with self._lock:
+        with self._changing("System.drop()"):
             self._close_server(name)
             self._store.drop(name)
 
@@ -191,11 +195,18 @@ class System:
 
         Raises `PageFileNotFound`, `PageFileExists`, `InvalidName`.
         """
-        self._check()
-        with self._lock:
+        with self._changing("System.rename()"):
             self._store.check_rename(name, new_name)
             self._close_server(name)
             self._store.rename(name, new_name)
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """One caller at a time changes which files there are; never in a handler, as the caller may have to wait."""
+        self.runtime.refuse_in_handler(what)
+        with self._lock:
+            self._check()
+            yield
 
     def _close_server(self, name: str) -> None:
         file = self._files.pop(name, None)
@@ -249,25 +260,29 @@ class System:
             raise call.error
 
     @contextmanager
-    def open_call(
-        self, server: Ref[PageFileServer], client: ThreadClient, call: Call, message: Any
-    ) -> Iterator[None]:
+    def open_call(self, server: Ref[PageFileServer], client: ThreadClient, call: Call, message: Any) -> Iterator[None]:
         """Send a request, and cancel it if it has not ended when the block is left."""
         self._check()
         self.runtime.refuse_in_handler(f"a {type(message).__name__} call")
-        while self._ended_clients:
-            self._ended_clients.popleft().end()
+        self._end_clients()
         client.calls[call.ref] = call
         try:
-            if not server.is_alive():
-                raise SystemStopped(f"the server of {message} has ended")
             server.post(message)
+            if not server.is_alive() and not call.done:  # it may not have seen the message
+                raise SystemStopped("the page file's server has ended: open the page file again")
             yield
         except BaseException:
             self._give_up(server, client, call)
             raise
         finally:
             del client.calls[call.ref]
+
+    def _end_clients(self) -> None:
+        try:
+            while True:
+                self._ended_clients.popleft().end()
+        except IndexError:
+            pass
 
     def _give_up(self, server: Ref[PageFileServer], client: ThreadClient, call: Call) -> None:
         try:
@@ -277,7 +292,7 @@ class System:
 
     def wait(self, call: Call, timeout: float | None) -> None:
         """Wait until the call is finished; the thread drives the scheduler meanwhile."""
-        self.runtime.wait(call, self.options.call_timeout if timeout is None else timeout, call.describe)
+        self.runtime.wait(call, self.options.call_timeout if timeout is None else timeout, call.what_times_out)
 
     def _check(self) -> None:
         if self._failed is not None:
@@ -313,14 +328,20 @@ class System:
     def stop(self, timeout: float = 30.0) -> None:
         """Finish what is being written, sync, stop all actors and unlock the directory.  Safe to call twice."""
         self.runtime.refuse_in_handler("System.stop()")
-        if self._stopped:
-            return
-        if self._failed is None:
-            for file in list(self._files.values()):
-                self._quiesce(file)
-        self._stopped = True
-        self.runtime.stop(timeout)
-        self._store.close()
+        with self._lock:
+            if self._stopped:
+                return
+            if self._failed is None:
+                for file in list(self._files.values()):
+                    self._quiesce(file)
+            self._stopped = True
+            self.runtime.stop(timeout)
+            try:
+                self._store.close()
+            except PfsError as error:
+                if self._failed is None:
+                    raise
+                logger.error("closing the files of a failed system: %s", error)
 
     def _quiesce(self, file: PageFile) -> None:
         """End a server's requests and make what it has acknowledged durable."""

@@ -4,13 +4,14 @@ The page table itself (`pfs.cache.PageTable`) is shared, as an ETS table is in E
 servers' handlers all run under one scheduler's drive lock, one at a time, so a server looks pages up in it directly,
 and a hit costs no message.  What is missing a server registers there (`begin_fetch`) in the same step in which it
 looked, and then tells the pool to `LoadRuns`.  The pool reads what the kernel has in its page cache at once, without
-waiting; for the rest it asks a worker.  Every waiter is told `PagesLoaded`.
+waiting; for the rest it asks a worker.  Every waiter is told `PagesLoaded`.  If the pool itself fails, so does the system.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -62,8 +63,14 @@ class BufferPool(Actor):
 
     inline = True
 
-    def __init__(self, table: PageTable[Waiting], workers: Sequence[Address]) -> None:
+    def __init__(
+        self,
+        table: PageTable[Waiting],
+        workers: Sequence[Address],
+        panic: Callable[[BaseException], None] | None = None,
+    ) -> None:
         super().__init__()
+        self._panic = panic
         self._table = table
         self._workers = cycle(workers)
         self.inline_reads = 0
@@ -77,14 +84,23 @@ class BufferPool(Actor):
             case BlocksRead(fetch, results):
                 tell_outcomes(self._table.complete(fetch, results))
 
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nobody may be left waiting for pages that will not come."""
+        if self._panic is not None and exception_value is not None:
+            self._panic(exception_value)
+
     def _load(self, file: BlockFile, fetch: Fetch) -> None:
         pages: list[bytes] | None = None
         if fetch.n <= INLINE_PAGES:
             try:
                 pages = file.try_read(fetch.pgid, fetch.n)
-            except PfsError as error:
-                tell_outcomes(self._table.fail(fetch, error))
-                return
+            except Exception:
+                pages = None  # a worker meets the error again, and tells the pages apart
         if pages is not None:
             self.inline_reads += 1
             tell_outcomes(self._table.complete(fetch, pages))

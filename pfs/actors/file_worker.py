@@ -47,7 +47,7 @@ class SyncBlocks(msgspec.Struct, frozen=True, gc=False):
 
 
 class TruncateBlocks(msgspec.Struct, frozen=True, gc=False):
-    """Cut a file to n blocks and make that durable; replied with `BlocksWritten`."""
+    """Cut a file to n blocks, if it has more, and make that durable; replied with `BlocksWritten`."""
 
     file: BlockFile
     n: int
@@ -97,7 +97,8 @@ def _read(file: BlockFile, block: int, n: int) -> list[bytes | PfsError]:
 
 
 def _truncate(file: BlockFile, n: int) -> None:
-    file.truncate(n)
+    if n < file.block_count():
+        file.truncate(n)
     file.sync()
 
 

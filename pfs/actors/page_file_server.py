@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, cast
 
 import msgspec
+import pykka
 
 from pfs.actors import Actor, Address, Down
 from pfs.actors.buffer_pool import PagesLoaded
@@ -72,6 +73,8 @@ class Fail(msgspec.Struct, frozen=True, gc=False):
 
 
 _TURN = Turn()
+_REQUESTS = (DataRead, DataWrite, DataAppend)
+_CALLS = (Start, Stop, Sync, Truncate, Stat)
 
 ServedObserver = Callable[[int, Address, int, int], None]
 """Called for each chunk served: the server's turn number, the client, the request's ref, the pages."""
@@ -98,7 +101,8 @@ class PageFileServer(Actor):
     ) -> None:
         super().__init__()
         self._options = options or ServerOptions()
-        self._core = ServerCore(cast(Address, self._actor_ref), state, file, pool, self._options, panic, self._arm)
+        core_ref = cast(Address, self._actor_ref)
+        self._core = ServerCore(core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now)
         self._reads = ReadService(self._core)
         self._writes = WriteService(self._core, self._reads, write_workers)
         self._sessions: dict[Address, Session] = {}
@@ -143,11 +147,13 @@ class PageFileServer(Actor):
     ) -> None:
         """The server's own code failed: nobody may be left waiting, and the state of the file is in doubt."""
         assert exception_value is not None
-        self._end_all(SystemFailed(f"the server of {self._core.state.name!r} failed: {exception_value!r}"))
         self._core.panic(exception_value)
+        self._leave(
+            SystemFailed(f"the server of {self._core.state.name!r} failed: {exception_value!r}", exception_value)
+        )
 
     def on_stop(self) -> None:
-        self._end_all(SessionEnded(f"the server of {self._core.state.name!r} was stopped"))
+        self._leave(SessionEnded(f"the server of {self._core.state.name!r} was stopped"))
 
     # -- turns
 
@@ -157,23 +163,24 @@ class PageFileServer(Actor):
             self._actor_ref.tell(_TURN)
 
     def _turn(self, _: Turn) -> None:
-        self._armed = False
         if self._failed is not None:
             return
         core = self._core
         counters, following = core.counters, core.order.next
         left = self._options.chunk  # several small chunks, or one large: others' mailboxes wait no longer for it
+        request: Request | None = None
         while left > 0:
             request = following()
             if request is None:
-                return
+                break
             counters["turns"] += 1
             served: ReadService | WriteService = self._reads if type(request) is ReadRequest else self._writes
             pages = served.serve(request)  # type: ignore[arg-type]
-            left -= pages
-            if self._observer is not None:
+            left -= pages or 1
+            if pages and self._observer is not None:
                 self._observer(counters["turns"], request.session.client, request.ref, pages)
-        if core.order:
+        self._armed = False
+        if request is not None and core.order:
             self._arm()
 
     # -- requests
@@ -192,7 +199,7 @@ class PageFileServer(Actor):
             return
         if session.write_stream is None:
             session.write_stream = self._stream(session)
-        self._admit(session, message, lambda: self._writes.admit(session, message, self.scheduler.now()))
+        self._admit(session, message, lambda: self._writes.admit(session, message))
         if not self._looking_for_idle:
             self._looking_for_idle = True
             self.send_after(self._options.idle_seconds / 2, LookForIdle())
@@ -245,13 +252,13 @@ class PageFileServer(Actor):
                 self._reads.credit(request, cast(Empty, inner).n)
         elif isinstance(request, WriteRequest):
             if isinstance(inner, DataPages):
-                self._writes.data(request, inner, self.scheduler.now())
+                self._writes.data(request, inner)
             elif isinstance(inner, StreamEnd):
                 self._writes.end(request, inner)
 
     def _cancel(self, message: Cancel) -> None:
         session = self._sessions.get(message.client) if is_address(message.client) else None
-        request = session.requests.get(message.ref) if session is not None else None
+        request = session.requests.get(message.ref) if session is not None and type(message.ref) is int else None
         if request is not None:
             self._end(request, Cancelled(f"request {request.ref} was cancelled"))
 
@@ -276,21 +283,27 @@ class PageFileServer(Actor):
             self._reads.loaded(message.token, message.pages, message.error)
         else:
             self._writes.loaded(message.token, message.pages, message.error)
+            self._stop_when_quiet()
 
     def _blocks_written(self, message: BlocksWritten) -> None:
         if self._failed is not None:
             return  # after a failure nothing is acknowledged and nothing more is written
         self._writes.file_call_ended(message.token, message.error)
-        if self._stopping:
-            self._stop_when_quiet()
+        self._stop_when_quiet()
 
     # -- other messages
 
     def _start(self, message: Start) -> None:
+        if self._failed is not None:
+            self._refuse_call(message, self._failed)
+            return
         self._active = True
         self._answer(message.client, Done(message.ref))
 
     def _stop_serving(self, message: Stop) -> None:
+        if self._failed is not None:
+            self._refuse_call(message, self._failed)
+            return
         self._active = False
         name = self._core.state.name
         for request in self._requests():
@@ -299,7 +312,7 @@ class PageFileServer(Actor):
         self._stop_when_quiet()
 
     def _stop_when_quiet(self) -> None:
-        if not self._writes.applying:
+        if self._stopping and not self._writes.applying:
             stopping, self._stopping = self._stopping, []
             for message in stopping:
                 self._answer(message.client, Done(message.ref))
@@ -324,6 +337,10 @@ class PageFileServer(Actor):
                 raise self._failed
             call()
         except PfsError as error:
+            self._refuse_call(message, error)
+
+    def _refuse_call(self, message: Any, error: PfsError) -> None:
+        if is_address(message.client):
             self._core.refuse(message.client, message.ref, error)
 
     def _stat(self, message: Stat) -> StatReply:
@@ -352,15 +369,18 @@ class PageFileServer(Actor):
     def _unknown(self, message: Any) -> RequestFailed:
         """A message that nobody knows: an error to its sender if it says who that is; also the answer to an ask."""
         self._core.counters["dropped"] += 1
-        ref = getattr(message, "ref", 0)
+        try:
+            ref, client = getattr(message, "ref", 0), getattr(message, "client", None)
+        except Exception:  # whatever it is, it does not say whose it is
+            ref, client = 0, None
         error = ProtocolError(f"a page file server does not know messages of class {type(message).__name__}")
         failed = RequestFailed(ref if type(ref) is int else 0, error)
-        self._answer(getattr(message, "client", None), failed)
+        self._answer(client, failed)
         return failed
 
     def _look_for_idle(self, _: LookForIdle) -> None:
         writes = [request for request in self._requests() if isinstance(request, WriteRequest)]
-        self._writes.check_idle(writes, self.scheduler.now())
+        self._writes.check_idle(writes)
         self._looking_for_idle = bool(writes)
         if writes:
             self.send_after(self._options.idle_seconds / 2, LookForIdle())
@@ -383,10 +403,18 @@ class PageFileServer(Actor):
                     stream.stop(block=False)
             return
         session = self._streams.pop(client, None)
-        if session is not None:  # a stream failed: its session's requests end, the next one gets a new stream
-            session.read_stream = session.write_stream = None
-            for request in list(session.requests.values()):
-                self._end(request, SessionEnded(f"the stream of request {request.ref} has failed: {message.reason!r}"))
+        if session is not None:
+            self._stream_down(session, client, message.reason)
+
+    def _stream_down(self, session: Session, stream: Address, reason: BaseException | None) -> None:
+        """A stream has ended before its session: the requests on it end, the next one gets a new stream."""
+        if stream is session.read_stream:
+            session.read_stream = None
+        else:
+            session.write_stream = None
+        for request in list(session.requests.values()):
+            if request.stream is stream:
+                self._end(request, SessionEnded(f"the stream of request {request.ref} has ended: {reason!r}"))
 
     def _fail_all(self, message: Fail) -> None:
         self._end_all(message.error)
@@ -398,3 +426,19 @@ class PageFileServer(Actor):
                 self._reads.fail(request, error)
             else:
                 self._writes.abandon(request, error)
+        self._writes.abandon_calls(error)
+        for message in self._stopping:
+            self._refuse_call(message, error)
+        self._stopping.clear()
+
+    def _leave(self, error: PfsError) -> None:
+        """The server ends: so do its requests, those in its mailbox too, its streams, and its watching of others."""
+        self._end_all(error)
+        for message in list(self._actor_ref.items):
+            if isinstance(message, (*_REQUESTS, *_CALLS)):
+                self._refuse_call(message, error)
+        for stream in self._streams:
+            self.demonitor(cast("pykka.ActorRef[Any]", stream))
+            cast("pykka.ActorRef[Any]", stream).stop(block=False)
+        for client in self._sessions:
+            self.demonitor(cast("pykka.ActorRef[Any]", client))

@@ -30,11 +30,12 @@ class ReadService:
         request = ReadRequest(session, message, message.chunk or options.chunk, options.credits)
         request.stream = session.read_stream
         session.requests[message.ref] = request
-        request.stream.tell(OpenTransfer(message.ref, core.ref, message.to or session.client, options.credits))
+        consumer = session.client if message.to is None else message.to
+        core.tell(request.stream, OpenTransfer(message.ref, core.ref, consumer, options.credits))
         core.ready(request)
 
     def serve(self, request: ReadRequest) -> int:
-        """Serve one chunk of a ready read; returns how many pages that were."""
+        """Serve one chunk of a ready read; returns how many pages that were (0: it has to wait, or has failed)."""
         core = self._core
         state = core.state
         block = core.options.block
@@ -48,7 +49,7 @@ class ReadService:
                     state.check_range(request.pgid, request.end - request.pgid)  # it may have been truncated
                 except PfsError as error:
                     self.fail(request, error)
-                    return 1
+                    return 0
                 snapshot = state.version
             n = min(request.chunk, request.end - request.next, request.credit * block)
             pages = state.resolve(snapshot, request.next, n)
@@ -57,19 +58,19 @@ class ReadService:
                     state.open_cut(request)
                 request.loading = True
                 core.load(request, request.next, pages)
-                return 1
+                return 0
         n = len(pages)
         stream, ref = request.stream, request.ref
         for first in range(0, n, block):
             data: tuple[bytes, ...] = tuple(pages[first : first + block])  # type: ignore[arg-type]
-            stream.tell(DataPages(ref, stream, request.next + first, data))
+            core.tell(stream, DataPages(ref, stream, request.next + first, data))
             request.credit -= 1
         request.next += n
         counters = core.counters
         counters["chunks"] += 1
         counters["pages_read"] += n
         if request.next == request.end:
-            stream.tell(StreamEnd(ref, request.end - request.pgid))
+            core.tell(stream, StreamEnd(ref, request.end - request.pgid))
             self._close(request)
             core.tell(request.session.client, DataReadEnd(ref, request.pgid, request.end - request.pgid))
             return n
@@ -105,7 +106,7 @@ class ReadService:
         """End a read with an error."""
         if request.ended:
             return
-        request.stream.tell(CloseTransfer(request.ref))
+        self._core.tell(request.stream, CloseTransfer(request.ref, error))
         self._close(request)
         self._core.refuse(request.session.client, request.ref, error)
 
@@ -119,4 +120,4 @@ class ReadService:
         request.ended = True
         request.session.requests.pop(request.ref, None)
         self._core.state.close_cut(request)
-        self._core.order.discard(request.session, request)
+        self._core.ended(request)

@@ -39,6 +39,16 @@ class ServerOptions(msgspec.Struct, frozen=True):
     session_requests: int = 10_000
     order: Literal["round_robin", "first_come_first_served"] = "round_robin"
 
+    def __post_init__(self) -> None:
+        for name in ("chunk", "block", "credits", "session_requests"):
+            check_number(name, getattr(self, name), 1, LARGEST_PGID)
+        for name in ("staging_bytes", "session_staging_bytes", "version_bytes"):
+            check_number(name, getattr(self, name), 0, 1 << 62)
+        if type(self.idle_seconds) not in (int, float) or not self.idle_seconds > 0:
+            raise InvalidRequest(f"idle_seconds must be a number above 0, not {self.idle_seconds!r}")
+        if self.order not in ("round_robin", "first_come_first_served"):
+            raise InvalidRequest(f'order must be "round_robin" or "first_come_first_served", not {self.order!r}')
+
 
 class Session:
     """All that a server keeps for one client."""
@@ -96,9 +106,10 @@ class WriteRequest:
         "ref",
         "session",
         "state",
+        "stream",
     )
 
-    def __init__(self, session: Session, message: DataWrite | DataAppend, now: float) -> None:
+    def __init__(self, session: Session, message: DataWrite | DataAppend) -> None:
         self.session = session
         self.ref = message.ref
         self.append = type(message) is DataAppend
@@ -108,7 +119,8 @@ class WriteRequest:
         self.pages: list[bytes] = []
         self.applied = 0
         self.loaded: list[bytes] | None = None
-        self.last_heard = now
+        self.last_heard = 0.0
+        self.stream: Any = None
         self.error: PfsError | None = None
         self.state: WriteState = "waiting"
 
@@ -121,11 +133,13 @@ class WriteRequest:
 
     def collect(self, pgid: int | None, pages: Sequence[Any], page_size: int, block: int) -> None:
         """Take one data message; raises what is wrong with it and then takes nothing."""
-        if not isinstance(pages, (tuple, list)) or len(pages) > block:
+        if type(pages) not in (tuple, list) or len(pages) > block:
             raise ProtocolError(f"request {self.ref}: a data message holds at most {block} pages, in a tuple")
-        if pgid is not None and pgid != self.pgid + len(self.pages):
+        pages = tuple(pages)
+        expected = None if self.append else self.pgid + len(self.pages)
+        if pgid is not None and (type(pgid) is not int or pgid != expected):
             raise ProtocolError(
-                f"request {self.ref}: pages from {pgid!r} came where page {self.pgid + len(self.pages)} was expected"
+                f"request {self.ref}: pages from {pgid!r} came where {expected} was expected (an append's have no pgid)"
             )
         if len(self.pages) + len(pages) > self.n:
             raise ProtocolError(
@@ -139,7 +153,7 @@ def immutable_page(page: Any, page_size: int) -> bytes:
     if type(page) is not bytes:
         try:
             page = memoryview(page).tobytes()
-        except (TypeError, ValueError, BufferError) as error:
+        except Exception as error:  # a class with a buffer of its own may raise anything
             raise ProtocolError(f"a page must be a bytes-like object, not {type(page).__name__}") from error
     if len(page) != page_size:
         raise WrongPageLength(f"a page of {len(page)} bytes was sent; the page size is {page_size}")
@@ -165,7 +179,8 @@ def check_write(message: DataWrite | DataAppend) -> None:
     if isinstance(message, DataWrite):
         check_number("pgid", message.pgid, 0, LARGEST_PGID)
     check_number("n", message.n, 1, LARGEST_PGID + 1)
-    if message.durability not in ("disk", "memory"):
+    durability: Any = message.durability
+    if type(durability) is not str or durability not in ("disk", "memory"):
         raise InvalidRequest(f'durability must be "disk" or "memory", not {message.durability!r}')
 
 
@@ -173,6 +188,6 @@ def is_address(client: Any) -> bool:
     """Whether messages can be told to it."""
     try:
         hash(client)
-    except TypeError:
+        return callable(getattr(client, "tell", None)) and callable(getattr(client, "is_alive", None))
+    except Exception:
         return False
-    return callable(getattr(client, "tell", None)) and callable(getattr(client, "is_alive", None))

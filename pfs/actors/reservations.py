@@ -3,7 +3,7 @@
 A write reserves the bytes of all its pages before its first credit, so that the memory of a server is bounded whatever
 its clients announce (promise 3).  Reservations are granted first come, first served, within a limit for each session:
 one that must wait for room holds up those behind it, so that a large write is not starved by small ones; one that must
-wait for its own session's limit holds up nobody else.
+wait for its own session's limit holds up that session's later ones and nobody else.
 
 Invariants: the granted bytes are at most `budget` in all, and at most `session_limit` for a session.
 """
@@ -57,8 +57,10 @@ class Reservations(Generic[Session, Request]):
 
     def _grant(self) -> list[Request]:
         now: list[Request] = []
+        held_up: set[Session] = set()
         for request, (session, size) in self._waiting.items():
-            if self._by_session.get(session, 0) + size > self.session_limit:
+            if session in held_up or self._by_session.get(session, 0) + size > self.session_limit:
+                held_up.add(session)
                 continue
             if self.reserved + size > self.budget:
                 break

@@ -33,7 +33,7 @@ class ServiceOrder(Protocol[_Session, Request]):
         ...
 
     def discard(self, session: _Session, request: Request) -> None:
-        """A request has ended; it need not be ready, and will not be added again."""
+        """A request has ended; it need not be ready, and will not be added again.  Others may be next by that."""
         ...
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from pfs.cache.page_table import Outcome
 from pfs.errors import PfsError
 from pfs.files.block_file import BlockFile
 from pfs.protocol import RequestFailed
+
+logger = logging.getLogger("pfs")
 
 Request = ReadRequest | WriteRequest
 
@@ -44,6 +47,7 @@ class ServerCore:
         options: ServerOptions,
         panic: Callable[[BaseException], None],
         arm: Callable[[], None],
+        now: Callable[[], float],
     ) -> None:
         self.ref = ref
         self.state = state
@@ -52,6 +56,7 @@ class ServerCore:
         self.options = options
         self.panic = panic
         self.arm = arm
+        self.now = now
         self.order: ServiceOrder[Session, Request] = (
             RoundRobin() if options.order == "round_robin" else FirstComeFirstServed()
         )
@@ -62,12 +67,27 @@ class ServerCore:
         self.order.add(request.session, request)
         self.arm()
 
+    def ended(self, request: Request) -> None:
+        """A request has ended: it needs no more turns, and whoever had to wait behind it may have one."""
+        self.order.discard(request.session, request)
+        if self.order:
+            self.arm()
+
     def tell(self, address: Address, message: Any) -> None:
         """Tell, without minding that the other is gone: its `Down` comes by itself."""
         try:
             address.tell(message)
         except pykka.ActorDeadError:
             pass
+        except Exception:  # an address of others' making must not cost anybody else their server
+            logger.exception("%s could not be told a %s:", address, type(message).__name__)
+
+    def tell_worker(self, worker: Address, message: Any) -> None:
+        """Tell the pool or a file worker.  Without it nothing can be read or written: the system panics."""
+        try:
+            worker.tell(message)
+        except pykka.ActorDeadError as error:
+            self.panic(error)
 
     def refuse(self, client: Address, ref: int, error: PfsError) -> None:
         """End a request that was not taken up, or has been taken out of its session already."""
@@ -78,7 +98,7 @@ class ServerCore:
         """Have the holes in `pages` filled; `PagesLoaded(request, ...)` comes."""
         fetches = self.state.table.begin_fetch(Waiting(self.ref, request), self.state.file_id, pgid, pages)
         if fetches:
-            self.tell(self.pool, LoadRuns(self.file, tuple(fetches)))
+            self.tell_worker(self.pool, LoadRuns(self.file, tuple(fetches)))
 
     def settle(self, outcomes: Sequence[Outcome[Waiting]]) -> None:
         """Tell those whose waits for pages have ended."""

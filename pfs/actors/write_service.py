@@ -7,8 +7,8 @@ for all who wait at that moment, and the write is *published* in one step and ac
 
 * Writes that overlap are applied one after the other, in the order in which they were complete.
 * An append gets its place when it begins to be applied, after all appends before it, and is published after them.
-* NoSpace while overwriting: the old images are written back, and nothing has changed.  NoSpace while appending: that
-  append and those behind it fail, and the file is cut back to its page count.
+* No space (or no descriptor) while overwriting: the old images are written back, and nothing has changed.  While
+  appending: that append and those behind it fail, and the file is cut back to its page count.
 * A write or sync that fails otherwise is fatal: what the disk holds is not known any more.
 * A truncation waits until nothing is being applied, and nothing is applied beside it.
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -30,7 +31,6 @@ from pfs.actors.requests import LARGEST_PGID, Session, WriteRequest, check_numbe
 from pfs.actors.reservations import Reservations
 from pfs.actors.server_core import ServerCore
 from pfs.errors import (
-    Cancelled,
     FatalError,
     IdleTooLong,
     NoSpace,
@@ -91,13 +91,18 @@ class WriteService:
         self._tail = core.state.page_count
         """Where the next append begins."""
         self._sync_waiting: list[WriteRequest | Sync] = []
-        self._syncing = False
+        self._syncing: tuple[WriteRequest | Sync, ...] = ()
+        """Those that the sync under way is for."""
         self._truncations: deque[TruncateMessage] = deque()
-        self._cutting = False
+        self._cuts: deque[TruncateMessage | None] = deque()
+        """The cuts of the file under way."""
+        self._doomed = 0
+        """The failed appends that have not ended yet; when they have, the file is cut."""
+        self._starting = False
 
     # -- admission
 
-    def admit(self, session: Session, message: DataWrite | DataAppend, now: float) -> None:
+    def admit(self, session: Session, message: DataWrite | DataAppend) -> None:
         """Take up a write or append; raises what is wrong with it."""
         state = self._core.state
         check_write(message)
@@ -108,42 +113,42 @@ class WriteService:
                 f"{state.name!r} has {state.page_count} pages; {message.n} more would pass the limit of "
                 f"{LARGEST_PGID + 1} pages for a file"
             )
-        request = WriteRequest(session, message, now)
+        request = WriteRequest(session, message)
+        request.stream = session.write_stream
         granted = self._room.ask(session, request, message.n * state.page_size)
         session.requests[message.ref] = request
         if granted:
-            self._invite(request, now)
+            self._invite(request)
 
-    def _invite(self, request: WriteRequest, now: float) -> None:
+    def _invite(self, request: WriteRequest) -> None:
         core, session = self._core, request.session
         request.state = "collecting"
-        request.last_heard = now
+        request.last_heard = core.now()
         options = core.options
-        session.write_stream.tell(OpenTransfer(request.ref, session.client, core.ref, options.credits))
-        core.tell(session.client, StreamReady(request.ref, session.write_stream, options.credits, options.block))
+        core.tell(request.stream, OpenTransfer(request.ref, session.client, core.ref, options.credits))
+        core.tell(session.client, StreamReady(request.ref, request.stream, options.credits, options.block))
 
     # -- collecting
 
-    def data(self, request: WriteRequest, message: DataPages, now: float) -> None:
+    def data(self, request: WriteRequest, message: DataPages) -> None:
         """A writer's data message."""
         if request.state != "collecting":
             return
         core = self._core
         try:
-            pgid = None if request.append else message.pgid
-            request.collect(pgid, message.pages, core.state.page_size, core.options.block)
+            request.collect(message.pgid, message.pages, core.state.page_size, core.options.block)
         except RequestError as error:
             self.fail(request, error)
             return
-        request.last_heard = now
+        request.last_heard = core.now()
         if len(request.pages) < request.n:
-            request.session.write_stream.tell(Empty(request.ref, 1))
+            core.tell(request.stream, Empty(request.ref, 1))
 
     def end(self, request: WriteRequest, message: StreamEnd) -> None:
         """A writer says that it has sent all its pages."""
         if request.state != "collecting":
             return
-        if message.n != request.n or len(request.pages) != request.n:
+        if type(message.n) is not int or message.n != request.n or len(request.pages) != request.n:
             error = ProtocolError(
                 f"request {request.ref}: {request.n} pages were announced, {len(request.pages)} came, "
                 f"and StreamEnd says {message.n!r}"
@@ -154,9 +159,9 @@ class WriteService:
         self._collected.append(request)
         self._start_collected()
 
-    def check_idle(self, requests: Sequence[WriteRequest], now: float) -> None:
+    def check_idle(self, requests: Sequence[WriteRequest]) -> None:
         """Fail the writers among these that have sent nothing for too long."""
-        limit = self._core.options.idle_seconds
+        limit, now = self._core.options.idle_seconds, self._core.now()
         for request in requests:
             if request.state == "collecting" and now - request.last_heard >= limit:
                 error = IdleTooLong(
@@ -172,16 +177,20 @@ class WriteService:
         if self._truncations:
             self._truncate_when_quiet()
             return
+        if self._starting:
+            return  # one that could not be started has ended, and the loop below goes on
+        self._starting = True
         held: list[WriteRequest] = []
         while self._collected and not self._cutting:
             request = self._collected.popleft()
             if request.state != "collected":
                 continue
-            if not request.append and any(map(request.overlaps, [*self._applying, *held])):
+            if not request.append and any(map(request.overlaps, chain(self._applying, held))):
                 held.append(request)
                 continue
             self._start(request)
         self._collected.extendleft(reversed(held))
+        self._starting = False
 
     def _start(self, request: WriteRequest) -> None:
         state = self._core.state
@@ -200,11 +209,11 @@ class WriteService:
         self._core.ready(request)
 
     def serve(self, request: WriteRequest) -> int:
-        """Apply one chunk; returns how many pages that were."""
+        """Apply one chunk; returns how many pages that were (0: it has to wait, or has failed)."""
         core, state = self._core, self._core.state
         if request.error is not None:
             self._applied_or_doomed(request)
-            return 1
+            return 0
         first = request.pgid + request.applied
         n = min(core.options.chunk, request.n - request.applied)
         if not request.append:
@@ -215,11 +224,11 @@ class WriteService:
                 images = state.resolve(state.version, first, n)
                 if None in images:
                     core.load(request, first, images)
-                    return 1
+                    return 0
             core.settle(state.shield(first, images))  # type: ignore[arg-type]
         data = tuple(request.pages[request.applied : request.applied + n])
         core.counters["chunks"] += 1
-        self._worker.tell(WriteBlocks(core.file, first, data, core.ref, Applied(request, n)))
+        core.tell_worker(self._worker, WriteBlocks(core.file, first, data, core.ref, Applied(request, n)))
         return n
 
     def loaded(self, request: WriteRequest, pages: list[bytes], error: PfsError | None) -> None:
@@ -234,16 +243,19 @@ class WriteService:
 
     def file_call_ended(self, token: WriteToken, error: PfsError | None) -> None:
         """A worker has answered."""
-        if error is not None and not (isinstance(error, NoSpace) and isinstance(token, Applied)):
+        if error is not None and not (isinstance(error, RequestError) and isinstance(token, Applied)):
             self._core.panic(error)
             return
         match token:
             case Applied(request, n):
+                if request.error is not None:  # an append before this one has failed meanwhile
+                    self._applied_or_doomed(request)
+                    return
                 if error is not None:
                     self._give_up(request, error)
                     return
                 request.applied += n
-                if request.applied < request.n and request.error is None:
+                if request.applied < request.n:
                     self._core.ready(request)
                 else:
                     self._applied_or_doomed(request)
@@ -252,7 +264,7 @@ class WriteService:
                 assert request.error is not None
                 self._finish(request, request.error)
             case Synced(waiting):
-                self._syncing = False
+                self._syncing = ()
                 self._core.counters["syncs"] += 1
                 for each in waiting:
                     if isinstance(each, Sync):
@@ -281,9 +293,8 @@ class WriteService:
 
     def _sync(self) -> None:
         if self._sync_waiting and not self._syncing:
-            self._syncing = True
-            waiting, self._sync_waiting = tuple(self._sync_waiting), []
-            self._worker.tell(SyncBlocks(self._core.file, self._core.ref, Synced(waiting)))
+            self._syncing, self._sync_waiting = tuple(self._sync_waiting), []
+            self._core.tell_worker(self._worker, SyncBlocks(self._core.file, self._core.ref, Synced(self._syncing)))
 
     # -- publishing
 
@@ -313,13 +324,9 @@ class WriteService:
         if request.state in ("applying", "written", "durable", "ended"):
             return False
         if request.state == "collecting":
-            request.session.write_stream.tell(CloseTransfer(request.ref))
+            self._core.tell(request.stream, CloseTransfer(request.ref, error))
         self._finish(request, error)
         return True
-
-    def cancel(self, request: WriteRequest) -> None:
-        """The client gives the request up."""
-        self.fail(request, Cancelled(f"request {request.ref} was cancelled"))
 
     def abandon(self, request: WriteRequest, error: PfsError) -> None:
         """The system or the server ends: answer a write in whatever state it is, and do nothing more for it."""
@@ -327,11 +334,22 @@ class WriteService:
         request.session.requests.pop(request.ref, None)
         self._core.refuse(request.session.client, request.ref, error)
 
+    def abandon_calls(self, error: PfsError) -> None:
+        """The same for the `Sync` and `Truncate` messages that have not been answered."""
+        for message in (*self._sync_waiting, *self._syncing, *self._truncations, *self._cuts):
+            if isinstance(message, (Sync, TruncateMessage)):
+                self._core.refuse(message.client, message.ref, error)
+        self._sync_waiting.clear()
+        self._syncing = ()
+        self._truncations.clear()
+        self._cuts.clear()
+
     def _give_up(self, request: WriteRequest, error: PfsError) -> None:
         """A write that is being applied cannot go on."""
         if request.append:
             position = self._appends.index(request)
             doomed = [each for each in list(self._appends)[position:] if each.error is None]
+            self._doomed += len(doomed)
             for each in doomed:
                 each.error = NoSpace(f"an append before this one failed: {error}") if each is not request else error
             for each in doomed:
@@ -348,18 +366,17 @@ class WriteService:
         if not images:
             self._finish(request, error)
             return
-        self._worker.tell(WriteBlocks(self._core.file, request.pgid, images, self._core.ref, Restored(request)))
+        message = WriteBlocks(self._core.file, request.pgid, images, self._core.ref, Restored(request))
+        self._core.tell_worker(self._worker, message)
 
     def _end_doomed(self, request: WriteRequest) -> None:
-        self._appends.remove(request)
-        self._cutting = True
         assert request.error is not None
+        self._appends.remove(request)
+        self._doomed -= 1
+        if not self._doomed:
+            self._tail = self._appends[-1].end if self._appends else self._core.state.page_count
+            self._cut(self._tail, None)
         self._finish(request, request.error)
-        if not any(each.error is not None for each in self._appends):
-            state = self._core.state
-            committed = self._appends[-1].end if self._appends else state.page_count
-            self._tail = committed
-            self._worker.tell(TruncateBlocks(self._core.file, committed, self._core.ref, Cut(None)))
 
     def _finish(self, request: WriteRequest, error: PfsError) -> None:
         self._leave(request)
@@ -371,9 +388,9 @@ class WriteService:
         request.pages = []
         request.session.requests.pop(request.ref, None)
         self._applying.pop(request, None)
-        self._core.order.discard(request.session, request)
+        self._core.ended(request)
         for granted in self._room.release(request):
-            self._invite(granted, granted.last_heard)
+            self._invite(granted)
 
     # -- truncation
 
@@ -389,17 +406,24 @@ class WriteService:
     def _truncate_when_quiet(self) -> None:
         if self._applying or self._cutting or not self._truncations:
             return
-        self._cutting = True
         message = self._truncations.popleft()
         n = min(message.n, self._core.state.page_count)
-        self._worker.tell(TruncateBlocks(self._core.file, n, self._core.ref, Cut(message)))
+        self._cut(n, message)
         outcomes, failed = self._core.state.truncate(n)
         self._core.settle(outcomes)
         self._reads.fail_cuts(failed)
         self._tail = n
 
+    @property
+    def _cutting(self) -> bool:
+        return bool(self._cuts or self._doomed)
+
+    def _cut(self, n: int, message: TruncateMessage | None) -> None:
+        self._cuts.append(message)
+        self._core.tell_worker(self._worker, TruncateBlocks(self._core.file, n, self._core.ref, Cut(message)))
+
     def _was_cut(self, message: TruncateMessage | None) -> None:
-        self._cutting = False
+        self._cuts.popleft()
         if message is not None:
             self._core.tell(message.client, Done(message.ref))
         self._start_collected()
@@ -409,7 +433,7 @@ class WriteService:
     @property
     def applying(self) -> int:
         """How many writes are past the point where they can be given up."""
-        return len(self._applying) + len(self._truncations) + int(self._cutting)
+        return len(self._applying) + len(self._truncations) + len(self._cuts)
 
     def counters(self) -> dict[str, Any]:
         return {

@@ -12,7 +12,7 @@ been sent yet.  Four places may hold the image of a page that a cut sees, looked
 Invariants: `page_count` and `version` change only in `publish` and `truncate`, each one step; a page is shielded from
 before the first byte of it is overwritten on disk until it is published or the write is given up; a page of an open
 cut that is superseded goes to the version store in the same step.  What the version store may keep is bounded: past
-`versions_limit` bytes the oldest cuts are failed (`SnapshotTooOld`) until the rest fits.
+`versions_limit` bytes the oldest of the cuts that need some of it are failed (`SnapshotTooOld`) until the rest fits.
 """
 
 from __future__ import annotations
@@ -149,11 +149,18 @@ class PageFileState:
         return needed
 
     def _fail_oldest(self) -> list[Cut]:
+        versions = self.versions
+        if versions.kept_bytes <= self.versions_limit:
+            return []
+        needs = {cut: versions.needed(cut.snapshot or 0, cut.next, cut.end) for cut in self._cuts}
         failed: list[Cut] = []
-        while self.versions.kept_bytes > self.versions_limit:
-            oldest = next(iter(self._cuts))
+        versions.keep_only(set().union(*needs.values()))
+        while versions.kept_bytes > self.versions_limit:
+            oldest = next(cut for cut, needed in needs.items() if needed)
             failed.append(oldest)
+            del needs[oldest]
             self.close_cut(oldest)
+            versions.keep_only(set().union(*needs.values()))
         return failed
 
     def _oldest_snapshot(self) -> int | None:

@@ -4,9 +4,9 @@ A page file has a version number that each published write raises by one.  A rea
 however long it takes: where a page was overwritten after the snapshot, the read must get the image from before.  The
 store keeps such images, each with the version that superseded it, until no read in progress is as old as that.
 
-Invariants: an image is kept only if a read in progress may need it; `kept_bytes` counts them; the images of a page are
-in ascending order of the versions that superseded them, so the right one for snapshot s is the first superseded after
-s.
+Invariants: an image is kept only while there is a read in progress from before it was superseded; `kept_bytes` counts
+them; the images of a page are in ascending order of the versions that superseded them, so the right one for snapshot s
+is the first superseded after s.  (That may keep more than reads really need; `keep_only` clears up when room is short.)
 
 Source: multi-version concurrency control as in Bernstein and Goodman, "Multiversion Concurrency Control", 1983.
 """
@@ -52,3 +52,23 @@ class PageVersions:
             self.kept_bytes -= len(image)
             if not images:
                 del self._images[pgid]
+
+    def needed(self, snapshot: int, pgid: int, end: int) -> set[tuple[int, int]]:
+        """The images that a read of pages pgid .. end-1 as of a snapshot gets, as pairs (superseded at, pgid)."""
+        found = set()
+        for number in [each for each in self._images if pgid <= each < end]:
+            superseded_at = next((version for version, _ in self._images[number] if version > snapshot), None)
+            if superseded_at is not None:
+                found.add((superseded_at, number))
+        return found
+
+    def keep_only(self, needed: set[tuple[int, int]]) -> None:
+        """Drop all other images, also those that are younger than the oldest read in progress."""
+        order, images = self._order, self._images
+        self.kept_bytes, self._images, self._order = 0, {}, deque()
+        for superseded_at, pgid in order:
+            _, image = images[pgid].popleft()
+            if (superseded_at, pgid) in needed:
+                self._images.setdefault(pgid, deque()).append((superseded_at, image))
+                self._order.append((superseded_at, pgid))
+                self.kept_bytes += len(image)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from pfs.errors import DirectoryLocked
@@ -87,7 +88,9 @@ class RelationFile:
 class PageFileStore:
     """The files of one data directory (see the module).
 
-    `directory`: a path, made if it is missing, or a `FileSystem`; `clock`: seconds, for the metrics.  Raises `DirectoryLocked`, `CatalogDamaged`.
+    `directory`: a path, made if it is missing, or a `FileSystem`; `clock`: seconds, for the metrics.
+
+    Raises `DirectoryLocked`, `CatalogDamaged`.
     """
 
     def __init__(
@@ -164,8 +167,9 @@ class PageFileStore:
 
     def close(self) -> None:
         """Sync and close everything, and unlock the directory."""
-        for name in list(self._open):
-            self.close_file(name)
-        self._manager.shutdown()
-        self._pool.close()
-        self._fs.close(self._lock_descriptor)
+        with ExitStack() as stack:  # the directory is unlocked, whatever fails before
+            stack.callback(self._fs.close, self._lock_descriptor)
+            stack.callback(self._pool.close)
+            stack.callback(self._manager.shutdown)
+            for name in list(self._open):
+                stack.callback(self.close_file, name)

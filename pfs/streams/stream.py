@@ -6,13 +6,15 @@ producer, so never more than that many data messages are on their way, whatever 
 `StreamEnd` travels behind the data, so it cannot overtake it.
 
 A session keeps its stream and uses it for all its requests of that direction; a transfer is told apart by its ref.
-The server opens a transfer (`OpenTransfer`) and may close it before its end (`CloseTransfer`).  The stream tells the
-server `TransferFailed` when one end breaks the rules or is gone:
+The server opens a transfer (`OpenTransfer`) and may close it before its end (`CloseTransfer`); then a consumer that is
+not the client is told `RequestFailed`, behind the data, so that it does not wait for more.  The stream tells the server
+`TransferFailed` when one end breaks the rules or is gone:
 
-* a data message without credit, or credits that were never out: that transfer ends with `ProtocolError`;
+* a data message without credit or after the end, or credits that were never out: the request ends with
+  `ProtocolError`, unless it has ended already, or is a write that is being applied;
 * the consumer died: its transfers end with `SessionEnded`.
 
-Messages of a transfer that has ended are dropped: they may have been on their way.  Data for a ref that the stream has
+Credits for a transfer that has ended are dropped: they may have been on their way.  Data for a ref that the stream has
 never heard of is answered with `RequestFailed(ProtocolError)` to its client.
 """
 
@@ -22,7 +24,6 @@ from collections import deque
 from typing import Any
 
 import msgspec
-import pykka
 
 from pfs.actors import Actor, Address, Down
 from pfs.errors import PfsError, ProtocolError, SessionEnded
@@ -43,9 +44,10 @@ class OpenTransfer(msgspec.Struct, frozen=True, gc=False):
 
 
 class CloseTransfer(msgspec.Struct, frozen=True, gc=False):
-    """The server ends a transfer before its `StreamEnd`."""
+    """The server ends a transfer before its `StreamEnd`, because its request has failed with this error."""
 
     ref: int
+    error: PfsError
 
 
 class TransferFailed(msgspec.Struct, frozen=True, gc=False):
@@ -93,19 +95,23 @@ class Stream(Actor):
         elif kind is OpenTransfer:
             self._open(message)
         elif kind is CloseTransfer:
-            self._forget(message.ref)
+            self._close(message)
         elif kind is Down:
             self._down(message.ref)
 
+    def on_stop(self) -> None:
+        for end in self._watched:
+            self.scheduler.unwatch(end, self._actor_ref)
+
     def _open(self, message: OpenTransfer) -> None:
-        for end in (message.producer, message.consumer):
-            if end is not self._server and end is not self._client and end not in self._watched:
-                self._watched.add(end)
-                self.scheduler.watch(end, self._actor_ref)
+        end = message.consumer
+        if end is not self._server and end is not self._client and end not in self._watched:
+            self._watched.add(end)
+            self.scheduler.watch(end, self._actor_ref)
         self._transfers[message.ref] = Transfer(message.ref, message.producer, message.consumer, message.credits)
 
     def _data(self, message: DataPages) -> None:
-        transfer = self._transfers.get(message.ref)
+        transfer = self._transfer(message.ref)
         if transfer is None:
             self._unknown(message.ref)
             return
@@ -119,7 +125,7 @@ class Stream(Actor):
         self._pass_on(transfer, transfer.consumer, message)
 
     def _empty(self, message: Empty) -> None:
-        transfer = self._transfers.get(message.ref)
+        transfer = self._transfer(message.ref)
         if transfer is None:
             return
         try:
@@ -130,40 +136,63 @@ class Stream(Actor):
         self._pass_on(transfer, transfer.producer, message)
 
     def _end(self, message: StreamEnd) -> None:
-        transfer = self._transfers.get(message.ref)
+        transfer = self._transfer(message.ref)
         if transfer is None:
             self._unknown(message.ref)
             return
         self._forget(message.ref)
         self._pass_on(transfer, transfer.consumer, message)
 
+    def _close(self, message: CloseTransfer) -> None:
+        transfer = self._transfers.get(message.ref)
+        if transfer is None:
+            return
+        self._forget(message.ref)
+        self._tell_consumer(transfer, message.error)
+
+    def _transfer(self, ref: Any) -> Transfer | None:
+        return self._transfers.get(ref) if type(ref) is int else None
+
     def _pass_on(self, transfer: Transfer, end: Address, message: Any) -> None:
         if end is self._server:
             message = Received(self._client, message)
-        try:
-            end.tell(message)
-        except pykka.ActorDeadError:
-            self._fail(transfer, SessionEnded(f"request {transfer.ref}: {end} has ended"))
+        error = _told(end, message)
+        if error is not None:
+            self._fail(transfer, SessionEnded(f"request {transfer.ref}: {end} has ended or cannot be told: {error}"))
 
     def _fail(self, transfer: Transfer, error: PfsError) -> None:
         self._forget(transfer.ref)
-        self._server.tell(TransferFailed(self._client, transfer.ref, error))
+        self._tell_consumer(transfer, error)
+        _told(self._server, TransferFailed(self._client, transfer.ref, error))
+
+    def _tell_consumer(self, transfer: Transfer, error: PfsError) -> None:
+        """The client is told of a failed request by the server; another consumer hears of it here."""
+        if transfer.consumer is not self._client and transfer.consumer is not self._server:
+            _told(transfer.consumer, RequestFailed(transfer.ref, error))
 
     def _forget(self, ref: int) -> None:
         if self._transfers.pop(ref, None) is not None:
             self._ended.append(ref)
 
-    def _unknown(self, ref: int) -> None:
-        if ref in self._ended:
+    def _unknown(self, ref: Any) -> None:
+        if type(ref) is int and ref in self._ended:
+            error = ProtocolError(f"request {ref}: data or a StreamEnd came after the end of its transfer")
+            _told(self._server, TransferFailed(self._client, ref, error))
             return
         error = ProtocolError(f"request {ref!r}: data came for a transfer that is not open: wait for StreamReady")
-        try:
-            self._client.tell(RequestFailed(ref, error))
-        except pykka.ActorDeadError:
-            pass  # the server hears of it and ends the session
+        _told(self._client, RequestFailed(ref, error))
 
     def _down(self, end: Address) -> None:
         self._watched.discard(end)
         for transfer in list(self._transfers.values()):
-            if end is transfer.consumer or end is transfer.producer:
+            if end is transfer.consumer:
                 self._fail(transfer, SessionEnded(f"request {transfer.ref}: {end} has ended"))
+
+
+def _told(end: Address, message: Any) -> Exception | None:
+    """Tell a message; returns why that was not possible (an address of others' making may raise anything)."""
+    try:
+        end.tell(message)
+    except Exception as error:
+        return error
+    return None
