@@ -4,7 +4,8 @@ A plain thread that waits for a reply drives the scheduler, so actors' handlers 
 Ctrl-C would raise `KeyboardInterrupt` in the middle of some actor's handler and leave it half-way.  While at least one
 scheduler wants it, every Python signal handler that is installed is therefore wrapped once: if the signal comes while
 the main thread drives, it is kept and its handler is called when the drive ends, a turn later at most; otherwise it is
-called at once.
+called at once.  Then it may have struck a sender after it put its message and before it woke the scheduler's thread;
+so the schedulers look for such work afterwards.  (A sender that is struck does not know whether its message is sent.)
 
 Signal handlers can only be set on the main thread, so a scheduler made elsewhere does without unless another one was
 made there.  An exception that strikes in a handler then is that actor's failure, and is raised again to the thread
@@ -18,11 +19,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 _wrappers: dict[int, _Deferring] = {}
-_users = 0
+_users: list[Callable[[], None]] = []
 _pending: list[tuple[_Deferring, int, FrameType | None]] = []
 driving = False
 """Whether the main thread is driving a scheduler."""
@@ -38,15 +40,22 @@ class _Deferring:
         if driving:
             _pending.append((self, signum, frame))
         else:
-            self.handler(signum, frame)
+            try:
+                self.handler(signum, frame)
+            finally:
+                for look in _users.copy():
+                    look()
 
 
-def install() -> bool:
-    """Wrap the Python handlers of all signals; returns whether this thread may (only the main thread)."""
-    global _users, deferring
+def install(look: Callable[[], None]) -> bool:
+    """Wrap the Python handlers of all signals; returns whether this thread may (only the main thread).
+
+    `look` is called after each signal's handler: it wakes whoever should work.
+    """
+    global deferring
     if threading.current_thread() is not threading.main_thread():
         return False
-    _users += 1
+    _users.append(look)
     deferring = True
     for signum in signal.valid_signals():
         handler = signal.getsignal(signum)
@@ -56,14 +65,14 @@ def install() -> bool:
     return True
 
 
-def uninstall() -> None:
+def uninstall(look: Callable[[], None]) -> None:
     """Put the handlers back when nobody wants the wrappers any more; others' later handlers are left alone.
 
     Called on another thread than the main one it cannot: the wrappers stay and do no harm, for they call what they
     wrap, until the next scheduler on the main thread takes them over.
     """
-    global _users, deferring
-    _users -= 1
+    global deferring
+    _users.remove(look)
     if _users or threading.current_thread() is not threading.main_thread():
         return
     for signum, wrapper in list(_wrappers.items()):

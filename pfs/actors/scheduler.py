@@ -96,7 +96,7 @@ class Scheduler(Runtime):
         self._stop_lock = _thread.allocate_lock()
         self._forked = False
         self._blocking_threads: set[threading.Thread] = set()
-        self._defers_signals = interrupts.install()
+        self._defers_signals = interrupts.install(self._look_again)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
         _all.add(self)
@@ -163,6 +163,11 @@ class Scheduler(Runtime):
             raise SystemForked(_forked_message(self.name))
         self._parked = self.needs_wake = False
         self._wakeups.put(None)
+
+    def _look_again(self) -> None:
+        """Called after a signal: it may have struck a sender before it came to `wake`."""
+        if self._parked and (self.inline_queue or self.own_queue) and not self._forked:
+            self.wake()
 
     # -- callers
 
@@ -291,7 +296,7 @@ class Scheduler(Runtime):
             self._wakeups.put(None)
             _all.discard(self)
             if self._defers_signals:
-                interrupts.uninstall()
+                interrupts.uninstall(self._look_again)
             for thread in [self._thread, *self._blocking_threads]:
                 thread.join(max(deadline - self.clock(), LAST_SECONDS))
                 if thread.is_alive():
