@@ -138,13 +138,11 @@ class SimulatedFileSystem:
         operation = Operation(self.operations, name, path, offset, length)
         if self.on_operation is not None:
             self.on_operation(operation)
-        short = 0
-        for fault in self.faults:
-            if fault.strikes(operation):
-                if fault.error:
-                    self._fail(operation, fault.error)
-                short = fault.short
-        return operation, short
+        striking = [fault for fault in self.faults if fault.strikes(operation)]  # every rule counts every operation
+        for fault in striking:
+            if fault.error:
+                self._fail(operation, fault.error)
+        return operation, max((fault.short for fault in striking), default=0)
 
     def _end(self, operation: Operation, result: int | str = "ok") -> None:
         if self.keep_journal:
