@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from statistics import mean
 from typing import NamedTuple
 
 from rich.console import Console
@@ -64,21 +65,43 @@ class ClientReport(NamedTuple):
 
 def report(events: Iterable[Served]) -> list[ClientReport]:
     """What each client felt, in the order of their names."""
-    by_client: dict[str, list[Served]] = defaultdict(list)
-    for event in events:
-        by_client[event.client].append(event)
     return [
-        ClientReport(
-            client=client,
-            requests=len({event.request for event in served}),
-            chunks=len(served),
-            pages=sum(event.pages for event in served),
-            turns=waits([event.turn - event.ready_turn for event in served]),
-            seconds=waits([event.time - event.ready_time for event in served]),
-            share=len(served) / ready_turns(served),
-        )
-        for client, served in sorted(by_client.items())
+        _report(client, served, len(served) / ready_turns(served))
+        for client, served in sorted(_by(lambda client: client, events).items())
     ]
+
+
+def report_groups(events: Sequence[Served], group: Callable[[str], str]) -> list[ClientReport]:
+    """What the clients of each group felt together, in the order in which the groups were first served.
+
+    `group` gives the group of a client.  A group's share is the mean of its clients' shares.
+    """
+    shares: dict[str, list[float]] = defaultdict(list)
+    for client in report(events):
+        shares[group(client.client)].append(client.share)
+    return [
+        _report(name if len(shares[name]) == 1 else f"{len(shares[name])} x {name}", served, mean(shares[name]))
+        for name, served in _by(group, events).items()
+    ]
+
+
+def _by(group: Callable[[str], str], events: Iterable[Served]) -> dict[str, list[Served]]:
+    groups: dict[str, list[Served]] = defaultdict(list)
+    for event in events:
+        groups[group(event.client)].append(event)
+    return groups
+
+
+def _report(client: str, served: Sequence[Served], share: float) -> ClientReport:
+    return ClientReport(
+        client=client,
+        requests=len({event.request for event in served}),
+        chunks=len(served),
+        pages=sum(event.pages for event in served),
+        turns=waits([event.turn - event.ready_turn for event in served]),
+        seconds=waits([event.time - event.ready_time for event in served]),
+        share=share,
+    )
 
 
 def waits(values: Sequence[float]) -> Waits:
@@ -108,8 +131,13 @@ def jains_index(values: Sequence[float]) -> float:
     return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
 
 
-def show(title: str, clients: Sequence[ClientReport], console: Console | None = None) -> None:
-    """Print the table and the index.  Where the output is no terminal, `rich` leaves out colours and styles."""
+def show(
+    title: str, clients: Sequence[ClientReport], console: Console | None = None, shares: Sequence[float] | None = None
+) -> None:
+    """Print the table and the index, which is of `shares` if the table's rows are groups.
+
+    Where the output is no terminal, `rich` leaves out colours and styles.
+    """
     if console is None:
         console = Console()
         if not console.is_terminal:
@@ -129,4 +157,5 @@ def show(title: str, clients: Sequence[ClientReport], console: Console | None = 
             f"{client.share:.3f}",
         )
     console.print(table)
-    console.print(f"Jain's index of the shares: {jains_index([client.share for client in clients]):.3f}")
+    index = jains_index([client.share for client in clients] if shares is None else shares)
+    console.print(f"Jain's index of the shares: {index:.3f}")
