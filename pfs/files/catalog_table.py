@@ -145,7 +145,7 @@ def decode(data: bytes, path: str) -> CatalogTable:
     body, last = data[: data.rfind(b"\n", 0, -1) + 1], data[data.rfind(b"\n", 0, -1) + 1 :]
     if last != msgspec.json.encode(_Trailer(_crc(body))) + b"\n":
         raise _damaged(path, "its last line is not the checksum of the rest")
-    first, *lines = body.splitlines()
+    first, *lines = body.splitlines() or [b""]
     try:
         header = msgspec.json.decode(first, type=_Header)
         entries = [msgspec.json.decode(line, type=CatalogEntry) for line in lines]

@@ -11,10 +11,11 @@ A fork is kept in segment files (`pfs.files.segments`), which from the first on 
 How readers and one writer get along.  What is known of a fork is one immutable `Extent`, its open files and its number
 of blocks, replaced in one step.  A reader takes the extent as it is, without a lock, and works with that.  A writer
 makes blocks before it publishes the extent that has them, and publishes the extent without them before it cuts them.
-So a reader never looks for a block that is not made yet; one that is overtaken by a truncation finds the file too short
-and gets `OutOfRange`.  Files in an extent stay open until the relation is closed or the fork unlinked.  The first
-measuring of a fork, and every change of its length, hold the fork's `lock`, which waits through the file system's
-condition and so is held across I/O in a simulation too.
+So a reader never looks for a block that is not made yet.  One that a truncation overtakes may have read too little, or
+the zeros that the kernel leaves behind the cut; it looks at the number of cuts before and after, and reads again.
+Files in an extent stay open until the relation is closed or the fork unlinked.  The first measuring of a fork, and
+every change of its length, hold the fork's `lock`, which waits through the file system's condition and so is held
+across I/O in a simulation too.
 
 Pending syncs are kept by segment file, not by open file: they outlast the closing of a relation.  `sync` takes the set
 away first, so that what is written meanwhile is pending for the next one, and puts back what it did not sync.  A
@@ -50,6 +51,8 @@ class Extent(NamedTuple):
 
     segments: tuple[VirtualFile, ...]
     blocks: int
+    cuts: int
+    """How often the fork was made shorter since it was measured."""
 
 
 class SegmentTag(NamedTuple):
@@ -69,6 +72,11 @@ class _OpenFork:
         self.fork = fork
         self.lock = Exclusive(fs)
         self.extent: Extent | None = None
+
+    def was_cut_since(self, extent: Extent) -> bool:
+        """True if what was read by this extent may be from a part that a truncation has cut off meanwhile."""
+        now = self.extent
+        return now is not None and now.cuts != extent.cuts
 
 
 class MagneticDisk:
@@ -183,7 +191,7 @@ class MagneticDiskRelation:
             if exist_ok and (state.extent or self._disk.pool.exists(path)):
                 return
             file = self._disk.pool.open(path, _NEW)
-            state.extent = Extent((file,), 0)
+            state.extent = Extent((file,), 0, 0)
             self._disk.register(tag, file)
 
     def unlink(self, forks: Sequence[Fork]) -> None:
@@ -191,7 +199,7 @@ class MagneticDiskRelation:
         for fork in sorted(forks, reverse=True):
             state = self._forks[fork]
             with state.lock:
-                files, blocks = state.extent or Extent((), 0)
+                files, blocks, cuts = state.extent or Extent((), 0, 0)
                 count = len(files)
                 while self._disk.pool.exists(self._path(fork, count)):
                     count += 1
@@ -201,7 +209,7 @@ class MagneticDiskRelation:
                     if segment < len(files):
                         # What is left is a whole fork, should the next removal fail.
                         left = min(blocks, segment * self.layout.blocks_per_segment)
-                        state.extent = Extent(files[:segment], left) if segment else None
+                        state.extent = Extent(files[:segment], left, cuts + 1) if segment else None
                         files[segment].remove()
                     else:
                         self._disk.pool.remove(self._disk.path(tag))
@@ -242,7 +250,7 @@ class MagneticDiskRelation:
             for file in segments:
                 file.close()
             raise
-        return Extent(tuple(segments), blocks)
+        return Extent(tuple(segments), blocks, 0)
 
     def _blocks_of(self, file: VirtualFile, *, repair: bool) -> int:
         size = file.metadata().size
@@ -281,30 +289,38 @@ class MagneticDiskRelation:
         return self._extent(fork).blocks
 
     def readv(self, fork: Fork, block: int, buffers: Sequence[ReadBuffer], count: int, *, in_recovery: bool) -> None:
-        extent = self._extent(fork)
-        if block + count > extent.blocks and not in_recovery:
-            raise self._out_of_range(fork, block, count, extent.blocks)
-        for run, views in self._runs(fork, block, count, buffers):
-            wanted = run.blocks * self.layout.block_size
-            read = extent.segments[run.segment].readv_at(views, run.offset) if run.segment < len(extent.segments) else 0
-            if read == wanted:
-                continue
-            if not in_recovery:  # it was truncated meanwhile
-                raise self._out_of_range(fork, block, count, self.nblocks(fork))
-            for view in views:
-                view[min(read, len(view)) :] = bytes(max(len(view) - read, 0))
-                read = max(read - len(view), 0)
+        while True:
+            extent = self._extent(fork)
+            if block + count > extent.blocks and not in_recovery:
+                raise self._out_of_range(fork, block, count, extent.blocks)
+            complete = True
+            for run, views in self._runs(fork, block, count, buffers):
+                read = 0
+                if run.segment < len(extent.segments):
+                    read = extent.segments[run.segment].readv_at(views, run.offset)
+                if read < run.blocks * self.layout.block_size:
+                    complete = False
+                    _zero_from(views, read)
+            if not self._forks[fork].was_cut_since(extent):
+                break
+        if not (complete or in_recovery):
+            raise OutOfRange(
+                f"{self._path(fork, 0)!r} ends before block {block + count - 1}, though it had {extent.blocks} blocks: "
+                "somebody else has cut it"
+            )
 
     def try_readv_nowait(self, fork: Fork, block: int, buffers: Sequence[ReadBuffer], count: int) -> bool:
-        extent = self._forks[fork].extent
-        if extent is None:
+        state = self._forks[fork]
+        extent = state.extent
+        if extent is None or count > MAX_BUFFERS:
             return False
         if block + count > extent.blocks:
             raise self._out_of_range(fork, block, count, extent.blocks)
-        return count <= MAX_BUFFERS and all(
-            extent.segments[run.segment].try_readv_at_nowait(views, run.offset) == run.blocks * self.layout.block_size
-            for run, views in self._runs(fork, block, count, buffers)
-        )
+        for run, views in self._runs(fork, block, count, buffers):
+            wanted = run.blocks * self.layout.block_size
+            if extent.segments[run.segment].try_readv_at_nowait(views, run.offset) != wanted:
+                return False
+        return not state.was_cut_since(extent)
 
     def prefetch(self, fork: Fork, block: int, count: int) -> None:
         self._advise(fork, block, count, os.POSIX_FADV_WILLNEED)
@@ -378,7 +394,7 @@ class MagneticDiskRelation:
                 self._take_back(segments[first : last + 1], first, blocks)
                 raise
             finally:
-                state.extent = Extent(tuple(segments), blocks)
+                state.extent = Extent(tuple(segments), blocks, old.cuts)
                 if not skip_sync:
                     for segment in range(first, min(last + 1, len(segments))):
                         self._disk.register(SegmentTag(self.address, fork, segment), segments[segment])
@@ -419,7 +435,7 @@ class MagneticDiskRelation:
 
     def _cut(self, state: _OpenFork, extent: Extent, wanted: int) -> None:
         """Truncate a fork, from the last segment on backwards; if that fails half-way, the rest is still the fork."""
-        state.extent = Extent(extent.segments, wanted)
+        state.extent = Extent(extent.segments, wanted, extent.cuts + 1)
         last = self.layout.active_segments(extent.blocks) - 1
         for segment in range(last, self.layout.active_segments(wanted) - 2, -1):
             file = extent.segments[segment]
@@ -427,7 +443,7 @@ class MagneticDiskRelation:
                 file.set_len(self.layout.segment_length(segment, wanted))
             except BaseException:
                 left = min(extent.blocks, (segment + 1) * self.layout.blocks_per_segment)
-                state.extent = Extent(extent.segments, left)
+                state.extent = Extent(extent.segments, left, extent.cuts + 1)
                 raise
             finally:
                 self._disk.register(SegmentTag(self.address, state.fork, segment), file)
@@ -444,3 +460,10 @@ class MagneticDiskRelation:
     def registersync(self, fork: Fork) -> None:
         for segment, file in enumerate(self._extent(fork).segments):
             self._disk.register(SegmentTag(self.address, fork, segment), file)
+
+
+def _zero_from(views: Sequence[memoryview], start: int) -> None:
+    """Fill with zeros what a read of `start` bytes has left."""
+    for view in views:
+        view[min(start, len(view)) :] = bytes(max(len(view) - start, 0))
+        start = max(start - len(view), 0)

@@ -146,17 +146,45 @@ def test_in_recovery_a_large_buffer_is_zeroed_from_where_the_fork_ends(manager, 
     assert buffer == block(2) + 2 * ZEROS
 
 
-def test_a_read_that_a_truncation_overtakes_is_out_of_range(fs, manager, relation):
+@pytest.mark.parametrize("read", ["preadv", "preadv_nowait"])
+@pytest.mark.parametrize("left", [1, 5])
+def test_a_read_that_a_truncation_overtakes_is_out_of_range(fs, manager, relation, read, left):
     manager.extend(relation, MAIN, 0, blocks(1, 6))
 
     def truncate_before_second_read(operation):
-        if operation.name == "preadv" and operation.path.endswith(".1"):
+        if operation.name == read and operation.path.endswith(".1"):
             fs.on_operation = None
-            manager.truncate(relation, {MAIN: 5})
+            manager.truncate(relation, {MAIN: left})
 
     fs.on_operation = truncate_before_second_read
-    with pytest.raises(OutOfRange, match=r"blocks 0 to 5 .* has 5 blocks"):
+    if read == "preadv_nowait":
+        assert manager.try_readv_nowait(relation, MAIN, 0, [bytearray(6 * SIZE)]) is None
+    with pytest.raises(OutOfRange, match=rf"blocks 0 to 5 .* has {left} blocks"):
         manager.readv(relation, MAIN, 0, [bytearray(6 * SIZE)])
+
+
+@pytest.mark.parametrize("read", ["preadv", "preadv_nowait"])
+def test_a_read_that_a_truncation_and_an_extension_overtake_has_the_new_blocks(fs, manager, relation, read):
+    manager.extend(relation, MAIN, 0, blocks(1, 6))
+
+    def renew_before_second_read(operation):
+        if operation.name == read and operation.path.endswith(".1"):
+            fs.on_operation = None
+            manager.truncate(relation, {MAIN: 1})
+            manager.extend(relation, MAIN, 1, blocks(52, 5))
+
+    fs.on_operation = renew_before_second_read
+    buffers = [bytearray(SIZE) for _ in range(6)]
+    if read == "preadv" or manager.try_readv_nowait(relation, MAIN, 0, buffers) is None:
+        manager.readv(relation, MAIN, 0, buffers)
+    assert buffers == [block(1), *blocks(52, 5)]
+
+
+def test_a_file_that_somebody_else_cut_is_out_of_range(fs, manager, relation):
+    manager.extend(relation, MAIN, 0, blocks(1, 6))
+    put_file(fs, "base/5/16384.1", block(5))
+    with pytest.raises(OutOfRange, match="'base/5/16384' ends before block 5, though it had 6 blocks"):
+        manager.readv(relation, MAIN, 4, [bytearray(2 * SIZE)])
 
 
 def test_reads_from_the_page_cache_never_wait(fs, manager, relation):
