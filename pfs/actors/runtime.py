@@ -2,7 +2,7 @@
 
 A runtime owns two run queues of mailboxes, a clock, timers, names, and the set of its living actors.  It knows how to
 take one *turn*: up to `budget` messages of one mailbox, then the mailbox goes to the back of the queue, so that a
-storm of messages at one actor costs another at most one budget of waiting.
+storm of messages at one actor costs another the rest of its turn and at most one more.
 
 Who takes the turns is decided by the children: `pfs.actors.Scheduler` (a thread of its own, and plain threads that
 wait) or `pfs.testing.SimulatedScheduler` (a seeded choice, virtual time).  They decide too how a blocking actor runs
