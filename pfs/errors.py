@@ -234,5 +234,21 @@ class CatalogDamaged(FatalError):
     """The catalog of page files cannot be read or fails its checksum."""
 
 
+class WalDamaged(FatalError):
+    """The WAL is damaged at a place that was durable once: not the work of a crash, so nothing is cut off silently."""
+
+
+class WalSegmentMissing(FatalError):
+    """A WAL segment that recovery needs is not there."""
+
+
+class ForeignWalSegment(FatalError):
+    """A WAL segment belongs to another system, or to another version of pfs."""
+
+
+class ControlFileDamaged(FatalError):
+    """The control file is missing though there is a WAL, or none of its slots is valid, or it is of another version."""
+
+
 class CorruptionFound(FatalError):
     """Files of the system contradict each other or fail a checksum where no repair is possible."""

@@ -1,0 +1,67 @@
+"""Whole reads and writes over single system calls, and what their failures mean.
+
+The WAL's few files stay open outside the pool of virtual files, so that nothing can close their descriptors; what that
+pool does for others (going on after short transfers and EINTR, naming failures) is done here.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from pfs.files.failures import Deed, meaning
+from pfs.files.filesystem import FileSystem, WriteBuffer
+
+MAX_BUFFERS = 1024
+"""The most buffers that one system call takes (`IOV_MAX`)."""
+
+
+@contextmanager
+def failing(deed: Deed, what: str) -> Generator[None]:
+    """Turn an `OSError` of the block into the error of pfs that it stands for.  A failed read is `ReadFailed`."""
+    try:
+        yield
+    except OSError as error:
+        raise meaning(error, deed, what, recovering=True) from error
+
+
+def read_fully(fs: FileSystem, descriptor: int, length: int, offset: int, path: str) -> bytearray:
+    """Read `length` bytes, fewer at the end of the file."""
+    buffer = bytearray(length)
+    view = memoryview(buffer)
+    done = 0
+    while done < length:
+        try:
+            count = fs.preadv(descriptor, [view[done:]], offset + done)
+        except InterruptedError:
+            continue
+        except OSError as error:
+            what = f"read {length - done} bytes at {offset + done} of {path!r}"
+            raise meaning(error, "read", what, recovering=True) from error
+        if not count:
+            view.release()
+            del buffer[done:]
+            break
+        done += count
+    return buffer
+
+
+def write_fully(fs: FileSystem, descriptor: int, buffers: Sequence[WriteBuffer], offset: int, path: str) -> None:
+    """Write all buffers, one behind the other, in as few calls as there can be."""
+    for first in range(0, len(buffers), MAX_BUFFERS):
+        part = buffers[first : first + MAX_BUFFERS]
+        length = sum(map(len, part))
+        written = 0
+        while True:
+            try:
+                written += fs.pwritev(descriptor, part, offset + written)
+            except OSError as error:
+                if error.errno == errno.EINTR:
+                    continue
+                what = f"write {length - written} bytes at {offset + written} of {path!r}"
+                raise meaning(error, "write", what) from error
+            if written == length:
+                break
+            part = [memoryview(b"".join(buffers[first : first + MAX_BUFFERS]))[written:]]
+        offset += length

@@ -1,0 +1,311 @@
+"""The segments of the log as files: made ahead, written, synced, read, used again.
+
+    pfs_wal/000000010000000000000001    a segment; the newest ones may lie ahead of the log, prepared
+    pfs_wal/xlogtemp.<segment>          a segment in the making
+    pfs_wal/<segment>.torn              what recovery found behind the end of the log, kept for whoever wants to look
+
+A segment gets its name when it is whole: filled with zeros (or an old one with a new header), synced, renamed, and the
+directory synced.  So writing the log changes no size and no name, and its sync writes nothing but the log.  What an old
+one holds need not be erased, as its records say where they belong.
+
+Plain blocking code.  One thread may write and sync while another makes, recycles and removes segments; no more than one
+of each.  The descriptors of what is written are kept open, outside the pool of virtual files.  Errors:
+`NoSpace` (from making a segment, which then does not exist), `WriteFailed`, `SyncFailed`, `ReadFailed`,
+`ForeignWalSegment`; after any but NoSpace only a new start can tell what is in the files.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, NamedTuple
+
+from pfs.errors import ForeignWalSegment, InvalidRequest, PfsError
+from pfs.files.filesystem import FileSystem, WriteBuffer
+from pfs.wal.blocking_io import failing, read_fully, write_fully
+from pfs.wal.log_buffer import Batch
+from pfs.wal.lsn import SEGMENT_HEADER_SIZE, check_segment_size, parse_segment_name, segment_name
+from pfs.wal.segment_header import VERSION, SegmentHeader, decode_segment_header, encode_segment_header
+
+WAL_DIRECTORY = "pfs_wal"
+
+SyncMethod = Literal["fdatasync", "fsync", "O_DSYNC", "none"]
+"""How a batch becomes durable: by a call after the write; by the write itself; or never, which is for loads that can be
+repeated: after a power cut the directory may be useless."""
+
+SYNC_METHODS: tuple[SyncMethod, ...] = ("fdatasync", "fsync", "O_DSYNC", "none")
+
+_ZEROS = bytes(1 << 20)
+
+
+class Segment(NamedTuple):
+    """A segment's content.  Without a valid header its records may be right all the same."""
+
+    number: int
+    content: memoryview
+    header: SegmentHeader | None
+
+
+class LogFiles:
+    """The log of one data directory (see the module)."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        *,
+        system_id: int,
+        segment_size: int,
+        timeline: int = 1,
+        sync_method: SyncMethod = "fdatasync",
+        directory: str = WAL_DIRECTORY,
+    ) -> None:
+        if sync_method not in SYNC_METHODS:
+            raise InvalidRequest(f"unknown sync method {sync_method!r}; there are {', '.join(SYNC_METHODS)}")
+        self._fs = fs
+        self.system_id = system_id
+        self.segment_size = check_segment_size(segment_size)
+        self.timeline = timeline
+        self.sync_method = sync_method
+        self.directory = directory
+        self._open: dict[int, int] = {}
+        self._unsynced: set[int] = set()
+        self._existing: set[int] | None = None
+
+    # ------------------------------------------------------------------------------------------ names
+
+    def name(self, segment: int) -> str:
+        """The file name of a segment."""
+        return segment_name(self.timeline, segment, self.segment_size)
+
+    def path(self, segment: int) -> str:
+        return f"{self.directory}/{self.name(segment)}"
+
+    def make_directory(self) -> None:
+        """Make the log's directory if there is none."""
+        fs = self._fs
+        with failing("rename", f"make directory {self.directory!r}"):
+            if not fs.exists(self.directory):
+                fs.mkdir(self.directory)
+        with failing("sync", "sync the data directory"):
+            fs.sync_directory("")
+
+    def segments(self) -> list[int]:
+        """The numbers of the existing segments of this timeline, in order; none if there is no directory."""
+        return sorted(self._numbers())
+
+    def end_of_segments(self) -> int:
+        """The LSN where the last existing segment ends: the limit of the log buffer."""
+        return (max(self._numbers(), default=0) + 1) * self.segment_size
+
+    def _numbers(self) -> set[int]:
+        if self._existing is None:
+            with failing("look", f"list {self.directory!r}"):
+                try:
+                    names = self._fs.listdir(self.directory)
+                except FileNotFoundError:
+                    names = []
+            parsed = [parse_segment_name(name, self.segment_size) for name in names]
+            self._existing = {found.segment for found in parsed if found and found.timeline == self.timeline}
+        return self._existing
+
+    # ------------------------------------------------------------------------------------------ making
+
+    def prepare(self, segment: int, epoch: int) -> None:
+        """Make a segment full of zeros, durably; no effect if it exists.  Raises `NoSpace`."""
+        if segment in self._numbers():
+            return
+        temporary = self._temporary(segment)
+        try:
+            self._fill(temporary, segment, epoch)
+        except PfsError:
+            self._try_unlink(temporary)
+            raise
+        self._rename(temporary, segment)
+        self._sync_directory()
+
+    def recycle(self, before: int, upto: int, epoch: int) -> None:
+        """Use the segments below number `before` again, as the next after the last; remove what would be beyond `upto`.
+
+        The caller knows that nothing needs them.  An old segment first gets the header of what it will be, then that
+        name, in one rename: under a name that is part of the log, the header is always right.
+        """
+        old = [segment for segment in self.segments() if segment < before]
+        following = max(max(self._numbers(), default=0) + 1, before + 1)
+        for segment in old:
+            self._close(segment)
+            path = self.path(segment)
+            if following > upto:
+                self._unlink(segment)
+                continue
+            descriptor = self._open_file(path, os.O_RDWR)
+            try:
+                write_fully(self._fs, descriptor, [self._header(following, epoch)], 0, path)
+                self._sync_descriptor(descriptor, path)
+            finally:
+                self._fs.close(descriptor)
+            self._rename(path, following)
+            self._numbers().discard(segment)
+            following += 1
+        if old:
+            self._sync_directory()
+
+    def remove_leftovers(self) -> None:
+        """Remove segments that a crash left in the making."""
+        with failing("look", f"list {self.directory!r}"):
+            names = self._fs.listdir(self.directory)
+        for name in names:
+            if name.startswith("xlogtemp."):
+                with failing("rename", f"remove {name!r}"):
+                    self._fs.unlink(f"{self.directory}/{name}")
+
+    def _fill(self, path: str, segment: int, epoch: int) -> None:
+        descriptor = self._open_file(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            header = self._header(segment, epoch)
+            whole, rest = divmod(self.segment_size - len(header), len(_ZEROS))
+            write_fully(self._fs, descriptor, [header, *[_ZEROS] * whole, _ZEROS[:rest]], 0, path)
+            self._sync_descriptor(descriptor, path)
+        finally:
+            self._fs.close(descriptor)
+
+    def _header(self, segment: int, epoch: int) -> bytes:
+        return encode_segment_header(SegmentHeader(self.timeline, segment, self.system_id, self.segment_size, epoch))
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def write(self, batch: Batch) -> None:
+        """Write a batch; with `"O_DSYNC"` it is durable then.  Its segments must exist."""
+        for segment, offset, buffers in batch.parts:
+            self._write(segment, offset, buffers)
+
+    def sync(self) -> None:
+        """Make all that was written durable, as the sync method says.  A failure must never be tried again."""
+        if self.sync_method in ("fdatasync", "fsync"):
+            for segment in sorted(self._unsynced):
+                self._sync_descriptor(self._open[segment], self.path(segment))
+        for segment in self._unsynced - {max(self._unsynced, default=0)}:
+            self._close(segment)  # the log has left it
+        self._unsynced.clear()
+
+    def rewrite(self, lsn: int, data: WriteBuffer) -> None:
+        """Write bytes at a position, all in one segment: for recovery."""
+        segment, offset = divmod(lsn, self.segment_size)
+        self._write(segment, offset, [data])
+
+    def _write(self, segment: int, offset: int, buffers: list[bytes] | list[WriteBuffer]) -> None:
+        descriptor = self._open.get(segment)
+        if descriptor is None:
+            flags = os.O_RDWR | (os.O_DSYNC if self.sync_method == "O_DSYNC" else 0)
+            descriptor = self._open[segment] = self._open_file(self.path(segment), flags)
+        self._unsynced.add(segment)
+        write_fully(self._fs, descriptor, buffers, offset, self.path(segment))
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def read(self, segment: int) -> Segment | None:
+        """A segment's whole content; None if it does not exist.
+
+        Raises `ForeignWalSegment` if its header is whole, and says that the file is something else.
+        """
+        if segment not in self._numbers():
+            return None
+        path = self.path(segment)
+        descriptor = self._open_file(path, os.O_RDONLY)
+        try:
+            content = memoryview(read_fully(self._fs, descriptor, self.segment_size, 0, path))
+        finally:
+            self._fs.close(descriptor)
+        header = decode_segment_header(content[:SEGMENT_HEADER_SIZE])
+        if header is not None:
+            self._check_header(header, segment, path)
+        return Segment(segment, content, header)
+
+    def _check_header(self, header: SegmentHeader, segment: int, path: str) -> None:
+        for what, found, wanted in (
+            ("formats of version", header.version, VERSION),
+            ("system id", header.system_id, self.system_id),
+            ("timeline", header.timeline, self.timeline),
+            ("segment size", header.segment_size, self.segment_size),
+            ("segment number", header.segment, segment),
+        ):
+            if found != wanted:
+                raise ForeignWalSegment(
+                    f"WAL segment {path!r} is not of this directory: it has {what} {found}, and {wanted} is wanted; "
+                    "restore the segment that belongs there"
+                )
+
+    # ------------------------------------------------------------------------------------------ taking away
+
+    def remove(self, segment: int) -> None:
+        """Remove a segment; durable after `sync_names`."""
+        self._close(segment)
+        self._unlink(segment)
+
+    def set_aside(self, segment: int) -> None:
+        """Rename a segment so that it is not part of the log any more: `<name>.torn`; durable after `sync_names`."""
+        self._close(segment)
+        with failing("rename", f"rename {self.path(segment)!r}"):
+            self._fs.rename(self.path(segment), f"{self.path(segment)}.torn")
+        self._numbers().discard(segment)
+
+    def save_torn(self, segment: int, data: WriteBuffer) -> None:
+        """Keep bytes that recovery is about to erase, in `<name>.torn`, if there is space for them."""
+        path = f"{self.path(segment)}.torn"
+        try:
+            descriptor = self._open_file(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            try:
+                write_fully(self._fs, descriptor, [data], 0, path)
+            finally:
+                self._fs.close(descriptor)
+        except PfsError:
+            self._try_unlink(path)  # nothing depends on the copy
+
+    def sync_names(self) -> None:
+        """Make removals and renames durable."""
+        self._sync_directory()
+
+    def close(self) -> None:
+        """Close all descriptors; what is not synced stays so."""
+        for segment in list(self._open):
+            self._close(segment)
+
+    # ------------------------------------------------------------------------------------------ single calls
+
+    def _temporary(self, segment: int) -> str:
+        return f"{self.directory}/xlogtemp.{self.name(segment)}"
+
+    def _open_file(self, path: str, flags: int) -> int:
+        with failing("open", f"open {path!r}"):
+            return self._fs.open(path, flags)
+
+    def _close(self, segment: int) -> None:
+        descriptor = self._open.pop(segment, None)
+        if descriptor is not None:
+            with failing("sync", f"close {self.path(segment)!r}"):
+                self._fs.close(descriptor)
+
+    def _rename(self, temporary: str, segment: int) -> None:
+        with failing("rename", f"rename {temporary!r} to {self.path(segment)!r}"):
+            self._fs.rename(temporary, self.path(segment))
+        self._numbers().add(segment)
+
+    def _unlink(self, segment: int) -> None:
+        with failing("rename", f"remove {self.path(segment)!r}"):
+            self._fs.unlink(self.path(segment))
+        self._numbers().discard(segment)
+
+    def _try_unlink(self, path: str) -> None:
+        try:
+            self._fs.unlink(path)
+        except OSError:
+            pass  # it is removed at the next start
+
+    def _sync_directory(self) -> None:
+        with failing("sync", f"sync directory {self.directory!r}"):
+            self._fs.sync_directory(self.directory)
+
+    def _sync_descriptor(self, descriptor: int, path: str) -> None:
+        with failing("sync", f"sync {path!r}"):
+            if self.sync_method == "fdatasync":
+                self._fs.fdatasync(descriptor)
+            else:
+                self._fs.fsync(descriptor)

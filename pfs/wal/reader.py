@@ -1,0 +1,251 @@
+"""Reading the log: from a position to its end, and what the end is.
+
+A record is valid if it is whole (`records.decode`: magic, length, checksum, its own position) and follows from the one
+before it: it names it as its predecessor, and it has the same epoch, or is an EPOCH record with a higher one.  The log
+ends before the first position where no valid record is.
+
+Why it ends there is the question that decides between cutting and refusing.  A crash leaves a *torn tail*: of the last
+batches, never acknowledged, anything may be missing.  But if something vouches that the log was durable beyond that
+position, then bytes were lost that were safe once, and cutting would lose acknowledged writes: that is *damage*.  Those
+who vouch: a record found anywhere behind the end, whole and at its place, whose `durable_upto` lies beyond the end;
+the CHECKPOINT that the control file names; and the control file's durable hint.
+
+Sources: Alagappan and others, "Protocol-Aware Recovery for Consensus-Based Storage", FAST 2018 (telling a crash from
+corruption); PostgreSQL's `xlogreader.c` (validity by position, predecessor and checksum).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import NamedTuple
+
+from pfs.errors import WalDamaged, WalSegmentMissing
+from pfs.wal.bodies import COMMIT, EPOCH, PAGE_IMAGE, SEGMENT_SWITCH
+from pfs.wal.log_files import LogFiles, Segment
+from pfs.wal.lsn import ALIGNMENT, SEGMENT_HEADER_SIZE, format_lsn
+from pfs.wal.records import (
+    HEADER_SIZE,
+    MAGIC_BYTES,
+    Record,
+    decode,
+    decode_commit,
+    image_index,
+    image_page,
+    is_placed_at,
+    seed_of,
+)
+
+
+class Leftover(NamedTuple):
+    """What lies behind the end of the log and says that it belongs there.
+
+    end: where the last of it ends, as far as its headers can be trusted; the end of the log if there is nothing.
+    voucher: the first whole record that vouches for a position beyond the end of the log, if there is one.
+    """
+
+    end: int
+    voucher: Record | None
+
+
+class LogReader:
+    """Reads the log of a data directory.  For one thread; reads whole segments, one at a time.
+
+    Every call may raise `ReadFailed` and `ForeignWalSegment`.
+    """
+
+    def __init__(self, files: LogFiles) -> None:
+        self._files = files
+        self._size = files.segment_size
+        self._seed = seed_of(files.system_id)
+        self._segment: Segment | None = None
+
+    # ------------------------------------------------------------------------------------------ one record
+
+    def record_at(self, lsn: int, *, only: int | None = None) -> Record:
+        """The record at a position, of type `only` if given.  Raises `WalSegmentMissing`, `WalDamaged`."""
+        segment = self._read(lsn // self._size)
+        if segment is None:
+            raise self._missing(lsn)
+        record = decode(segment.content, lsn % self._size, lsn, self._seed)
+        if record is None or (only is not None and record.type != only):
+            raise WalDamaged(
+                f"there is no valid record{'' if only is None else ' of the wanted type'} at LSN {format_lsn(lsn)} "
+                f"in WAL segment {self._files.path(segment.number)!r}, though one was durable there"
+            )
+        return record
+
+    def page_image(self, commit_lsn: int, pgid: int) -> bytes | None:
+        """The image of a page as a transaction wrote it, to heal a page whose sidecar record names that COMMIT.
+
+        None if the log no longer has it, or never had (a bulk append).
+        """
+        try:
+            commit = decode_commit(self.record_at(commit_lsn, only=COMMIT))
+        except (WalDamaged, WalSegmentMissing):
+            return None
+        index = pgid - commit.pgid
+        scan = LogScan(self, commit.first_lsn)
+        for record in scan:
+            if record.lsn >= commit_lsn:
+                break
+            if record.type == PAGE_IMAGE and record.transaction == commit.transaction and image_index(record) == index:
+                return image_page(record)
+        return None
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    def look_ahead(self, end: int, epoch: int) -> Leftover:
+        """Search everything behind the end of the log for records at their place, of this epoch or a later one.
+
+        epoch: that of the last record of the log.
+        """
+        leftover_end, voucher = end, None
+        first = end // self._size
+        for number in self._files.segments():
+            if number < first:
+                continue
+            segment = self._read(number)
+            assert segment is not None
+            view, base = segment.content, number * self._size
+            content = view.obj
+            assert isinstance(content, bytearray)
+            offset = content.find(MAGIC_BYTES, max(end - base, SEGMENT_HEADER_SIZE))
+            while offset >= 0:
+                lsn = base + offset
+                if offset % ALIGNMENT == 0 and is_placed_at(view, offset, lsn):
+                    record = decode(view, offset, lsn, self._seed)
+                    leftover_end = max(leftover_end, lsn + HEADER_SIZE if record is None else record.end)
+                    if record is not None and record.epoch >= epoch and record.durable_upto > end:
+                        return Leftover(leftover_end, record)
+                offset = content.find(MAGIC_BYTES, offset + 1)
+        return Leftover(leftover_end, voucher)
+
+    def segment(self, number: int) -> Segment | None:
+        """A segment's content; None if it does not exist.  The last one read is kept."""
+        return self._read(number)
+
+    def forget(self) -> None:
+        """Drop the segment that is kept: it was changed."""
+        self._segment = None
+
+    @property
+    def segment_size(self) -> int:
+        return self._size
+
+    @property
+    def seed(self) -> int:
+        return self._seed
+
+    def _read(self, number: int) -> Segment | None:
+        if self._segment is None or self._segment.number != number:
+            self._segment = None  # before the next one is read: never two in memory on our account
+            self._segment = self._files.read(number)
+        return self._segment
+
+    def _missing(self, lsn: int) -> WalSegmentMissing:
+        path = self._files.path(lsn // self._size)
+        return WalSegmentMissing(
+            f"WAL segment {path!r} is missing, and LSN {format_lsn(lsn)} in it is needed; put it back, or restore the "
+            "directory from a backup"
+        )
+
+
+class LogScan:
+    """The valid records from a position on: iterate it once, then ask where it ended.
+
+    start: where a record begins, or could begin: the end of a record will do, unless it is a SEGMENT_SWITCH.
+    """
+
+    def __init__(self, reader: LogReader, start: int) -> None:
+        self._reader = reader
+        self.end = start
+        """Where the next record would be: after the last valid one."""
+        self.prev_lsn = 0
+        """The last valid record, 0 if there was none."""
+        self.epoch = 0
+        """The epoch of the last valid record."""
+        self.vouched = 0
+        """The highest `durable_upto` of a valid record: up to there the log is durable for certain."""
+        self.records = 0
+        """How many valid records there were."""
+        self.reason = "nothing was read yet"
+        """Why the scan ended, in words."""
+        self.missing: int | None = None
+        """The number of the segment where it ended because that does not exist."""
+
+    def __iter__(self) -> Generator[Record]:
+        reader, seed, size = self._reader, self._reader.seed, self._reader.segment_size
+        position = self.end
+        while True:
+            offset = position % size
+            if offset < SEGMENT_HEADER_SIZE:
+                position += SEGMENT_HEADER_SIZE - offset
+            elif offset + HEADER_SIZE > size:
+                position += size - offset + SEGMENT_HEADER_SIZE
+            self.end = position
+            number = position // size
+            segment = reader.segment(number)
+            if segment is None or segment.header is None:
+                self.reason = (
+                    "the next segment does not exist" if segment is None else "the segment has no valid header"
+                )
+                return
+            view, base = segment.content, number * size
+            del segment  # so that only the reader keeps it
+            last = size - HEADER_SIZE
+            while (offset := position - base) <= last:
+                record = decode(view, offset, position, seed)
+                if record is None:
+                    self.reason = "no whole record is there"
+                    return
+                if self.records and not self._follows(record):
+                    return
+                self.prev_lsn = record.lsn
+                self.epoch = record.epoch
+                if record.durable_upto > self.vouched:
+                    self.vouched = record.durable_upto
+                self.records += 1
+                position = record.end
+                if record.type == SEGMENT_SWITCH:
+                    position = base + size
+                self.end = position
+                yield record
+                if record.type == SEGMENT_SWITCH:
+                    break
+
+    def _follows(self, record: Record) -> bool:
+        if record.prev_lsn != self.prev_lsn:
+            self.reason = "the record there names another predecessor"
+        elif record.epoch == self.epoch if record.type != EPOCH else record.epoch > self.epoch:
+            return True
+        else:
+            self.reason = f"the record there is of epoch {record.epoch}, after epoch {self.epoch}"
+        return False
+
+
+def check_tail(files: LogFiles, scan: LogScan, leftover: Leftover, durable_hint: int) -> None:
+    """Raise if a finished scan did not end where a crash can have ended the log.
+
+    durable_hint: a position up to which the log was durable, from elsewhere (control file, last checkpoint).
+    Raises `WalSegmentMissing` if a whole segment is not there, else `WalDamaged`.
+    """
+    end = scan.end
+    voucher = leftover.voucher
+    if voucher is not None:
+        durable = (
+            f"the record at {format_lsn(voucher.lsn)} says that it was durable to {format_lsn(voucher.durable_upto)}"
+        )
+    elif durable_hint > end:
+        durable = f"the control file says that it was durable to {format_lsn(durable_hint)}"
+    else:
+        return
+    consequence = "acknowledged writes would be lost, so nothing is changed"
+    if scan.missing is not None:
+        raise WalSegmentMissing(
+            f"WAL segment {files.path(scan.missing)!r} is missing: {durable}; {consequence}; put the segment back, or "
+            "restore the directory from a backup"
+        )
+    raise WalDamaged(
+        f"the WAL cannot be read beyond LSN {format_lsn(end)} ({scan.reason}), but {durable}; {consequence}; repair "
+        "the WAL, or restore the directory from a backup"
+    )
