@@ -121,13 +121,15 @@ class Disk:
 
     def sync_directory(self, directory: Directory) -> None:
         """Make every change of a directory's names durable."""
-        left = []
+        concerned = {
+            change.sequence for change in self.names if any(entry.directory is directory for entry in change.entries)
+        }
+        durable = _with_earlier(self.names, concerned)
         for change in self.names:
-            if any(entry.directory is directory for entry in change.entries):
-                _make_durable(change)
-            else:
-                left.append(change)
-        self.names = left
+            if change.sequence in durable:
+                for inner, name, node in change.entries:
+                    _set(inner.durable, name, node)
+        self.names = [change for change in self.names if change.sequence not in durable]
 
     def crashed(self, policy: CrashPolicy, rng: Random) -> Disk:
         """A copy of this disk as a crash at this moment may leave it; this one is not touched."""
@@ -146,27 +148,22 @@ class Disk:
 
         after = Disk()
         after._inodes = self._inodes
-        copies: dict[int, Node] = {}
         names: dict[int, dict[str, Node]] = {}
+        chosen = _with_earlier(self.names, {change.sequence for change in self.names if survives(change.sequence)})
         for change in self.names:
-            if survives(change.sequence):
+            if change.sequence in chosen:
                 for directory, name, node in change.entries:
                     _set(names.setdefault(directory.inode, dict(directory.durable)), name, node)
 
         def copy(node: Node) -> Node:
-            found = copies.get(node.inode)
-            if found is not None:
-                return found
             if isinstance(node, File):
                 content = bytearray(node.durable)
                 for part in node.pending:
                     for piece in _sectors(part) if policy == "torn" else [part]:
                         if survives(piece.sequence):
                             apply(content, piece)
-                copies[node.inode] = made = File(node.inode, content, bytearray(content))
-                return made
+                return File(node.inode, content, bytearray(content))
             inner = Directory(node.inode)
-            copies[node.inode] = inner
             for name, child in names.get(node.inode, node.durable).items():
                 inner.entries[name] = copy(child)
             inner.durable = dict(inner.entries)
@@ -208,6 +205,13 @@ def _set(entries: dict[str, Node], name: str, node: Node | None) -> None:
         entries[name] = node
 
 
-def _make_durable(change: NameChange) -> None:
-    for directory, name, node in change.entries:
-        _set(directory.durable, name, node)
+def _with_earlier(changes: list[NameChange], chosen: set[int]) -> set[int]:
+    """The chosen changes, and every earlier one of a name that they change too: no disk puts those in another order."""
+    found = set(chosen)
+    names: set[tuple[int, str]] = set()
+    for change in reversed(changes):
+        keys = {(entry.directory.inode, entry.name) for entry in change.entries}
+        if change.sequence in found or keys & names:
+            found.add(change.sequence)
+            names |= keys
+    return found
