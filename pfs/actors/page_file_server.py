@@ -273,6 +273,8 @@ class PageFileServer(Actor):
         request = session.requests.get(message.ref) if session is not None else None
         if request is not None:
             self._end(request, message.error)
+        elif not message.opened:
+            self._core.refuse(message.client, message.ref, message.error)
 
     # -- answers of the pool and the workers
 

@@ -15,7 +15,7 @@ not the client is told `RequestFailed`, behind the data, so that it does not wai
 * the consumer died: its transfers end with `SessionEnded`.
 
 Credits for a transfer that has ended are dropped: they may have been on their way.  Data for a ref that the stream has
-never heard of is answered with `RequestFailed(ProtocolError)` to its client.
+never heard of ends the request, if there is one that still waits; the client gets one `RequestFailed(ProtocolError)`.
 """
 
 from __future__ import annotations
@@ -51,11 +51,15 @@ class CloseTransfer(msgspec.Struct, frozen=True, gc=False):
 
 
 class TransferFailed(msgspec.Struct, frozen=True, gc=False):
-    """The stream tells the server that a transfer of this client has ended before its `StreamEnd`."""
+    """The stream tells the server that a transfer of this client has ended before its `StreamEnd`.
+
+    `opened`: False if the server never opened it: then the ref is that of a request that still waits, or of none.
+    """
 
     client: Address
     ref: int
     error: PfsError
+    opened: bool = True
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
@@ -180,7 +184,10 @@ class Stream(Actor):
             _told(self._server, TransferFailed(self._client, ref, error))
             return
         error = ProtocolError(f"request {ref!r}: data came for a transfer that is not open: wait for StreamReady")
-        _told(self._client, RequestFailed(ref, error))
+        if type(ref) is int:  # the server knows whether it is the ref of an open request, which then ends by this
+            _told(self._server, TransferFailed(self._client, ref, error, opened=False))
+        else:
+            _told(self._client, RequestFailed(ref, error))
 
     def _down(self, end: Address) -> None:
         self._watched.discard(end)
