@@ -1,8 +1,9 @@
 """`VirtualFileWorker`: the actors that wait for disks, so that nobody else has to.
 
 A worker is a blocking actor that carries out block reads, writes, syncs and truncations and tells the result to
-`reply_to`.  It decides nothing: every failure goes to whoever waits, as the error in the reply.  Workers share the
-virtual files of the system; reads have workers of their own, so that a slow sync does not hold them up.
+`reply_to`.  Every failure goes to whoever waits, as the error in the reply; only a change for which there is no
+descriptor to be had is tried again for a while.  Workers share the virtual files of the system; reads have workers of
+their own, so that a slow sync does not hold them up.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ import msgspec
 import pykka
 
 from pfs.actors import Address, BlockingActor
-from pfs.errors import FatalError, PfsError
+from pfs.errors import Busy, FatalError, PfsError
 from pfs.files.block_file import BlockFile
+
+MOST_TRIES = 50
+"""How often a change is tried when there is no descriptor to be had."""
+RETRY_SECONDS = 0.02
+"""Seconds between two tries."""
 
 
 class ReadBlocks(msgspec.Struct, frozen=True, gc=False):
@@ -69,6 +75,16 @@ class BlocksWritten(msgspec.Struct, frozen=True, gc=False):
     error: PfsError | None
 
 
+Change = WriteBlocks | SyncBlocks | TruncateBlocks
+
+
+class TryAgain(msgspec.Struct, frozen=True, gc=False):
+    """A worker to itself: there was no descriptor to be had; try again."""
+
+    change: Change
+    tries: int
+
+
 class VirtualFileWorker(BlockingActor):
     """Carries out what may wait for a disk (see the module)."""
 
@@ -76,12 +92,30 @@ class VirtualFileWorker(BlockingActor):
         match message:
             case ReadBlocks(file, block, n, reply_to, token):
                 _reply(reply_to, BlocksRead(token, _read(file, block, n)))
-            case WriteBlocks(file, block, data, reply_to, token):
-                _reply(reply_to, BlocksWritten(token, _attempt(lambda: file.write(block, data))))
-            case SyncBlocks(file, reply_to, token):
-                _reply(reply_to, BlocksWritten(token, _attempt(file.sync)))
-            case TruncateBlocks(file, n, reply_to, token):
-                _reply(reply_to, BlocksWritten(token, _attempt(lambda: _truncate(file, n))))
+            case TryAgain(change, tries):
+                self._carry_out(change, tries)
+            case WriteBlocks() | SyncBlocks() | TruncateBlocks():
+                self._carry_out(message, 1)
+
+    def _carry_out(self, change: Change, tries: int) -> None:
+        """Make a change; without a descriptor nothing has been changed, and there may be one a moment later."""
+        error = _attempt(lambda: _make(change))
+        if isinstance(error, Busy) and tries < MOST_TRIES:
+            self.send_after(RETRY_SECONDS, TryAgain(change, tries + 1))
+        else:
+            _reply(change.reply_to, BlocksWritten(change.token, error))
+
+
+def _make(change: Change) -> None:
+    match change:
+        case WriteBlocks(file, block, pages):
+            file.write(block, pages)
+        case SyncBlocks(file):
+            file.sync()
+        case TruncateBlocks(file, n):
+            if n < file.block_count():
+                file.truncate(n)
+            file.sync()
 
 
 def _read(file: BlockFile, block: int, n: int) -> list[bytes | PfsError]:
@@ -94,12 +128,6 @@ def _read(file: BlockFile, block: int, n: int) -> list[bytes | PfsError]:
     for number in range(block, block + n):  # one bad block must not cost its neighbours
         pages += _read(file, number, 1)
     return pages
-
-
-def _truncate(file: BlockFile, n: int) -> None:
-    if n < file.block_count():
-        file.truncate(n)
-    file.sync()
 
 
 def _attempt(call: Callable[[], None]) -> PfsError | None:
