@@ -131,6 +131,8 @@ class BlockingActor(ActorMixin, pykka.ThreadingActor):
         Messages that were asked, and Pykka's own, are handled one at a time between batches.
         """
         for message in messages:
+            if not self._actor_ref.is_alive():
+                return  # it was killed, or stopped itself: the rest is not handled
             self.on_receive(message)
 
     @property
