@@ -366,13 +366,19 @@ def test_an_interrupt_in_on_stop_ends_the_actor_and_reaches_the_driver(
         def on_stop(self) -> None:
             raise KeyboardInterrupt
 
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold(self: Any) -> None:
+        entered.set()
+        wait_for(go_on)
+
     ref = scheduler.start(Interrupted)
     inbox = watch(scheduler, ref)
+    scheduler.start(UsersActor).tell(hold)  # so that this thread is the one that drives
+    wait_for(entered)
     with pytest.raises(KeyboardInterrupt):
-        while True:  # until this thread is the one that drives
-            ref.stop(timeout=5)
-            if not ref.is_alive():
-                ref = scheduler.start(Interrupted)
+        ref.stop(timeout=5)
+    go_on.set()
     assert isinstance(take(inbox.messages).reason, KeyboardInterrupt)
 
 
