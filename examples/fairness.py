@@ -35,6 +35,10 @@ TITLES: dict[Order, str] = {
     "first_come_first_served": "first come, first served",
 }
 DEFAULT_SCRIPT = Path(__file__).with_name("fairness.toml")
+LEGEND = """turns: how many turns of the server went to others between a request's readiness for a chunk and the chunk
+ms:    the same wait in milliseconds
+share: chunks served for each turn in which the client had something ready; Jain's index is 1 if all shares are equal
+"""
 LOOK = 0.05
 """Seconds between two looks at how far the clients are."""
 
@@ -90,7 +94,7 @@ def _run(
         if errors or not running:
             all_done.finish()
 
-    with Bars(console, TITLES[order]) as bars:
+    with Bars(console, f"Requests served {TITLES[order]}") as bars:
         for client in script.clients:
             bars.add(client.name, client.count * client.requests)
         begin = time.perf_counter()
@@ -148,6 +152,8 @@ def compare(script: Script, orders: Sequence[Order], console: Console, directory
     for order in orders:
         with tempfile.TemporaryDirectory(prefix="pfs-fairness-", dir=directory) as place:
             runs.append(run(script, order, place, console))
+        if len(runs) == 1:
+            console.print(LEGEND)
         show_run(runs[-1], console)
         console.print()
     if len(runs) > 1:

@@ -205,6 +205,7 @@ class ScriptedClient(pfs.Actor):
         client = self._client
         if client.dies and self._requests_left == 1 and self._seen >= client.dies:
             self._recorder.ended(self._ref)
+            self._progress()
             self._finish(None)  # without a word to the server: it finds out by itself
             return
         self._received.append(message)
