@@ -173,6 +173,7 @@ class System:
                 self.panic,
                 self.options.server,
                 self._observer,
+                lambda: self._failed,
             )
             server = cast("Ref[PageFileServer]", ref)
             self.runtime.register(f"pfs.server.{name}", server)

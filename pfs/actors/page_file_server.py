@@ -84,7 +84,8 @@ class PageFileServer(Actor):
     """Serves one page file (see the module).
 
     `panic` is called with the cause when the file can no longer be trusted; it must not block.  `observer` is told of
-    every chunk, for demonstrations and tests of fairness.
+    every chunk, for demonstrations and tests of fairness.  `failure()` says what the system has failed with, if it has:
+    from that moment, which comes before the message that says so, nothing is acknowledged.
     """
 
     inline = True
@@ -98,8 +99,10 @@ class PageFileServer(Actor):
         panic: Callable[[BaseException], None],
         options: ServerOptions | None = None,
         observer: ServedObserver | None = None,
+        failure: Callable[[], PfsError | None] | None = None,
     ) -> None:
         super().__init__()
+        self._failure = failure
         self._options = options or ServerOptions()
         core_ref = cast(Address, self._actor_ref)
         self._core = ServerCore(core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now)
@@ -288,7 +291,7 @@ class PageFileServer(Actor):
             self._stop_when_quiet()
 
     def _blocks_written(self, message: BlocksWritten) -> None:
-        if self._failed is not None:
+        if self._failed is not None or (self._failure is not None and self._failure() is not None):
             return  # after a failure nothing is acknowledged and nothing more is written
         self._writes.file_call_ended(message.token, message.error)
         self._stop_when_quiet()
