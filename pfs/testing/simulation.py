@@ -1,0 +1,591 @@
+"""A whole `System` under random clients, on a disk that fails: one seed, one run, and every promise checked.
+
+`run_seed` builds a system on a `SimulatedFileSystem` under a `SimulatedScheduler`, with sizes and limits that the seed
+chooses as small as they go; lets random clients (`pfs.testing.clients`) at it for some steps; has them finish; and
+stops the system, or lets it crash.  What is checked on the way and at the end:
+
+* every request of a living client ends, in exactly one answer (a hang is a deadlock, which the scheduler finds);
+* reads, writes, appends and truncations do what they should (`pfs.testing.history`);
+* what is acknowledged as durable is durable at that moment, after a clean stop, after a panic and after a crash;
+* after a panic nothing is acknowledged and no write begins;
+* turns are fair (`_FairOrder`), and memory stays within every limit;
+* when nobody asks for anything, nothing is kept: no reservation, cut, old page, shield, wait, pin;
+* after the stop no actor and no descriptor is left.
+
+Replay a seed with `python -m pfs.testing.simulation --seed N`, many with `--seeds A..B`; `--verbose` prints the trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, NamedTuple, cast
+
+from pfs.actors.page_file_server import PageFileServer
+from pfs.actors.requests import ServerOptions, WriteRequest
+from pfs.calls import Call, ThreadClient, WriteCall
+from pfs.errors import DeadlockFound, IdleTooLong, PfsError, SyncFailed
+from pfs.files.store import RelationFile
+from pfs.page_file import PageFile
+from pfs.protocol import DataWriteEnd, Start
+from pfs.system import System, SystemOptions
+from pfs.testing.clients import Begin, Finish, Habits, RandomClient, World, thread_process
+from pfs.testing.disk import CrashPolicy
+from pfs.testing.faults import Fault
+from pfs.testing.file_system import SimulatedFileSystem
+from pfs.testing.history import FileModel, History, Line, Request, make_page
+from pfs.testing.scheduler import SimulatedScheduler
+
+PAGE_SIZE = 512
+STEPS = 400
+"""Steps in which clients make requests; finishing takes as many again."""
+MOST_STEPS = 50_000
+"""A run that has not ended after so many goes round in circles."""
+
+
+class Plan(NamedTuple):
+    """What a seed chooses.
+
+    `trouble`: the kind of failure of the disk, `end`: how the run ends.
+    """
+
+    options: SystemOptions
+    page_files: int
+    clients: int
+    threads: int
+    trouble: str
+    end: str
+    page_cache: str
+    failed_sync: str
+
+
+TROUBLES = ("none", "none", "read", "space", "full", "descriptors", "sync", "write", "short", "interrupt")
+ENDS = ("stop", "stop", "stop", "crash")
+
+
+def plan(seed: int) -> Plan:
+    """Sizes, limits and failures for a seed."""
+    random = Random(f"plan {seed}")
+    choose = random.choice
+    block, chunk = choose((1, 2, 3, 4)), choose((1, 2, 3, 5, 8))
+    staging = choose((16, 24, 64))
+    server = ServerOptions(
+        chunk=chunk,
+        block=block,
+        credits=choose((1, 1, 2, 3)),
+        staging_bytes=staging * PAGE_SIZE,
+        session_staging_bytes=choose((staging, staging * 2 // 3)) * PAGE_SIZE,
+        version_bytes=choose((2, 8, 64, 64)) * PAGE_SIZE,
+        idle_seconds=choose((0.5, 1000.0)),
+        session_requests=choose((2, 10_000, 10_000)),
+    )
+    options = SystemOptions(
+        buffer_bytes=choose((0, 2, 5, 20, 1000)) * (PAGE_SIZE + 200),
+        descriptors=choose((1, 2, 3, 20)),
+        segment_bytes=choose((4, 8, 1024)) * PAGE_SIZE,
+        read_workers=choose((1, 2)),
+        write_workers=choose((1, 2)),
+        call_timeout=1e9,
+        server=server,
+    )
+    return Plan(
+        options=options,
+        page_files=choose((1, 1, 2, 3)),
+        clients=random.randint(2, 8),
+        threads=choose((0, 1, 2)),
+        trouble=choose(TROUBLES),
+        end=choose(ENDS),
+        page_cache=choose(("warm", "cold", "none")),
+        failed_sync=choose(("keep", "revert")),
+    )
+
+
+def faults(trouble: str, random: Random) -> list[Fault]:
+    """The failures of a kind, at moments that the random source chooses."""
+    at, data = random.randint(1, 40), "base/*"
+    match trouble:
+        case "read":
+            calls = ("preadv", "preadv_nowait")
+            return [
+                Fault(error=errno.EIO, operation=call, at=at + 7 * k, path=data) for k in range(4) for call in calls
+            ]
+        case "space":
+            return [Fault(error=errno.ENOSPC, operation="pwritev", at=at + 5 * k, path=data) for k in range(5)]
+        case "descriptors":
+            error = random.choice((errno.EMFILE, errno.ENFILE))
+            return [Fault(error=error, operation="reopen", at=at + 3 * k) for k in range(6)]
+        case "sync":
+            return [Fault(error=errno.EIO, operation="fdatasync", at=max(at // 3, 1), path=data)]
+        case "write":
+            return [Fault(error=random.choice((errno.EIO, errno.EROFS)), operation="pwritev", at=at, path=data)]
+        case "short":
+            lengths = [random.randint(1, 900) for _ in range(20)]
+            reads = [Fault(short=length, operation="preadv", at=at + k) for k, length in enumerate(lengths)]
+            return reads + [Fault(short=length, operation="pwritev", at=at + k) for k, length in enumerate(lengths)]
+        case "interrupt":
+            calls = ("preadv", "pwritev", "fdatasync", "reopen")
+            return [Fault(error=errno.EINTR, operation=call, at=at + 2 * k) for k in range(5) for call in calls]
+    return []
+
+
+EXCUSES = {
+    "read": {"PageIOError"},
+    "space": {"NoSpace"},
+    "full": {"NoSpace"},
+    "descriptors": {"Busy"},
+}
+"""What anybody may be told because of a kind of trouble."""
+
+
+@dataclass
+class Report:
+    """What came of a run; `violations` are the promises that it broke."""
+
+    seed: int
+    plan: Plan
+    steps: int = 0
+    trace_hash: str = ""
+    violations: list[str] = field(default_factory=list)
+    events: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        lines = [f"seed={self.seed} steps={self.steps} trace={self.trace_hash} {self.plan}"]
+        lines += [f"  broken: {violation}" for violation in self.violations[:10]]
+        lines.append(f"  replay: python -m pfs.testing.simulation --seed {self.seed}")
+        return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------ watching the system
+
+
+class _ThreadLine(ThreadClient):
+    """A plain thread's address; notes what is sent to it."""
+
+    __slots__ = ("_history",)
+
+    def __init__(self, name: str, history: History) -> None:
+        super().__init__(name)
+        self._history = history
+
+    def tell(self, message: Any) -> None:
+        self._history.told(self, message)
+        super().tell(message)
+
+
+class _ObservedSystem(System):
+    """A system that tells a history of its threads' calls and of its panic."""
+
+    history: History
+
+    def __init__(self, fs: SimulatedFileSystem, options: SystemOptions, runtime: SimulatedScheduler) -> None:
+        self._scheduler = runtime
+        self._lines: dict[str, _ThreadLine] = {}
+        super().__init__(fs, options, runtime=runtime)
+
+    def thread_client(self) -> ThreadClient:
+        name = str(self._scheduler.who_runs())
+        if name not in self._lines:
+            self._lines[name] = _ThreadLine(name, self.history)
+        return self._lines[name]
+
+    def end_thread(self, name: str) -> None:
+        """A process of the simulation has ended, as a thread would."""
+        line = self._lines.pop(name, None)
+        if line is not None:
+            line.end()
+
+    @contextmanager
+    def open_call(self, server: Any, client: ThreadClient, call: Call, message: Any) -> Iterator[None]:
+        self._check()
+        file = next(name for name, each in self._files.items() if each.server is server)
+        request = Request(file, client, message, call._pages if isinstance(call, WriteCall) else ())
+        request.manner = "thread"
+        if len(request.pages) * PAGE_SIZE > self.options.server.session_staging_bytes:
+            request.excuses.add("RequestTooLarge")
+        self.history.send(request)
+        with super().open_call(server, client, call, message):
+            yield
+
+    def _give_up(self, server: Any, client: ThreadClient, call: Call) -> None:
+        self.history.requests[call.ref].excuses.add("Cancelled")
+        super()._give_up(server, client, call)
+
+    def panic(self, cause: BaseException) -> None:
+        if self._failed is None:
+            self.history.panicked()
+        super().panic(cause)
+
+
+class _FairOrder:
+    """Stands between a server and its order of service, and counts how long each ready request waits.
+
+    The promise: with s ready sessions the m-th ready request of its session waits at most m x s chunks.
+    """
+
+    def __init__(self, order: Any, history: History) -> None:
+        self._order = order
+        self._history = history
+        self._waiting: dict[Any, list[int]] = {}
+        """For each ready request: its session's number, m, the largest s so far, the chunks served meanwhile."""
+
+    def add(self, session: Any, request: Any) -> None:
+        self._order.add(session, request)
+        mine = sum(waiting[0] == id(session) for waiting in self._waiting.values())
+        self._waiting[request] = [id(session), mine + 1, 0, 0]
+        ready = len({waiting[0] for waiting in self._waiting.values()})
+        for waiting in self._waiting.values():
+            waiting[2] = max(waiting[2], ready)
+
+    def next(self) -> Any:
+        request = self._order.next()
+        if request is not None:
+            for waiting in self._waiting.values():
+                waiting[3] += 1
+            _, m, s, waited = self._waiting.pop(request)
+            if waited > m * s:
+                self._history.violate(f"request {request.ref} waited {waited} chunks as number {m} of {s} sessions")
+        return request
+
+    def discard(self, session: Any, request: Any) -> None:
+        self._order.discard(session, request)
+        self._waiting.pop(request, None)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
+# ------------------------------------------------------------------------------------------ a run
+
+
+class Simulation:
+    """One run (see the module)."""
+
+    def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
+        self.seed = seed
+        self.plan = plan(seed)
+        self.random = Random(f"run {seed}")
+        self.scheduler = SimulatedScheduler(seed)
+        if trace is not None:
+            _print_trace(self.scheduler, trace)
+        self.fs = SimulatedFileSystem(
+            on_operation=self.scheduler.file_call,
+            condition=self.scheduler.condition,
+            page_cache=cast(Any, self.plan.page_cache),
+            failed_sync=cast(Any, self.plan.failed_sync),
+        )
+        self.history = History(self.plan.options.server.credits, self.scheduler.note)
+        self.history.on_acknowledged = self._check_acknowledged
+        self.system = _ObservedSystem(self.fs, self.plan.options, self.scheduler)
+        self.system.history = self.history
+        self.servers: list[PageFileServer] = []
+        self.world = self._make_world()
+        self._ends: list[Callable[[], bool]] = []
+
+    def run(self, steps: int) -> Report:
+        """Run to the end; returns what came of it."""
+        report = Report(self.seed, self.plan)
+        history = self.history
+        try:
+            self._run(steps)
+        except (DeadlockFound, PfsError) as error:
+            history.violate(f"{type(error).__name__}: {error}")
+        finally:
+            report.steps = self.scheduler.steps
+            report.trace_hash = self.scheduler.trace_hash()
+            self.scheduler.abandon()
+        report.violations, report.events = history.violations, history.events
+        return report
+
+    def _make_world(self) -> World:
+        files = []
+        for number in range(self.plan.page_files):
+            name = f"file-{number}"
+            self.history.files[name] = FileModel(name, [])
+            file = self.system.open(name, page_size=PAGE_SIZE)
+            pages = [make_page(PAGE_SIZE, number, 0, 0, index) for index in range(self.random.randint(1, 20))]
+            while file.page_count < len(pages):
+                with suppress(IdleTooLong):  # the clock may leap here too
+                    file.append(pages[file.page_count :][:8])
+            files.append(file)
+            self._watch_changes(self.system._store._open[name])
+            server = cast(PageFileServer, file.server._actor)
+            server._core.order = _FairOrder(server._core.order, self.history)
+            self.servers.append(server)
+        server_options = self.plan.options.server
+        staging = min(server_options.session_staging_bytes, server_options.staging_bytes) // PAGE_SIZE
+        return World(self.history, files, PAGE_SIZE, staging, server_options.credits)
+
+    def _watch_changes(self, file: RelationFile) -> None:
+        """After a panic no change of a file may begin (one that has begun makes its few system calls)."""
+
+        def watched(change: Callable[..., None], name: str) -> Callable[..., None]:
+            def call(*arguments: Any) -> None:
+                if self.system.failed is not None:
+                    self.history.violate(f"{name} of {file.name} was begun after the panic")
+                change(*arguments)
+
+            return call
+
+        for name in ("write", "truncate"):
+            setattr(file, name, watched(getattr(file, name), name))
+
+    def _start_clients(self) -> None:
+        random, world = self.random, self.world
+        for number in range(1, self.plan.clients + 1):
+            line = Line(self.history, f"client-{number}")
+            habits = Habits(
+                most_open=random.randint(1, 4),
+                slow=random.choice((0.0, 0.3)),
+                withhold=random.choice((0.0, 0.0, 0.2)),
+                cancel=random.choice((0.0, 0.02, 0.1)),
+                lie=random.choice((0.0, 0.0, 0.0, 0.3)),
+                die=random.choice((0.0, 0.0, 0.02)),
+            )
+            seed = Random(f"client {number} of {self.seed}")
+            ref = self.scheduler.start(RandomClient, number, line, world, habits, seed)
+            line.connect(ref)
+            world.lines.append(line)
+            ref.tell(Begin())
+        for number in range(self.plan.threads):
+            name = f"thread-{number}"
+            body = thread_process(100 + number, world, Random(f"{name} of {self.seed}"), lambda: not world.finishing)
+            self._ends.append(self.scheduler.spawn(self._thread(name, body), name))
+
+    def _thread(self, name: str, body: Callable[[], None]) -> Callable[[], None]:
+        def until_its_end() -> None:
+            body()
+            self.system.end_thread(name)
+
+        return until_its_end
+
+    def _run(self, steps: int) -> None:
+        scheduler, history = self.scheduler, self.history
+        self._start_clients()
+        self.fs.faults = faults(self.plan.trouble, self.random)
+        if self.plan.trouble == "full":
+            self.fs.capacity = sum(len(content) for content in self._contents().values()) + 20 * PAGE_SIZE
+        crash_at = self.random.randint(1, steps) if self.plan.end == "crash" else None
+        for step in range(steps):
+            if step == crash_at:
+                self._check_crash()
+                return
+            if not scheduler.step():
+                break
+            if step % 8 == 0:
+                self._check_limits()
+        self.world.finishing = True
+        for line in self.world.lines:
+            if line.is_alive():
+                line._target.tell(Finish())
+        for file in self.world.files:
+            if file.server.is_alive():
+                file.server.tell(Start())
+        scheduler.run(lambda: not history.owes() and all(ended() for ended in self._ends), MOST_STEPS)
+        scheduler.run(max_steps=MOST_STEPS)
+        self._check_quiet()
+        counts = [file.page_count for file in self.world.files]
+        try:
+            self.system.stop()
+        except SyncFailed:
+            history.events["sync failed in stop"] += 1  # as it must say if the last syncs of all fail
+            if self.plan.trouble != "sync":
+                raise
+        self._check_stopped(counts)
+
+    # -- checks
+
+    def _contents(self, durable: bool = False) -> dict[str, bytes]:
+        """What the disk holds of each page file, its segments put together."""
+        disk = self.fs.durable_files if durable else self.fs.crash_image("all", Random(0)).durable_files
+        return _page_file_contents(disk, [self._path(file) for file in self.world.files])
+
+    def _path(self, file: PageFile) -> tuple[str, str]:
+        return file.name, f"base/5/{file._state.file_id}"
+
+    def _check_acknowledged(self, request: Request, answer: DataWriteEnd) -> None:
+        if request.message.durability != "disk" or not hasattr(self, "world"):
+            return
+        file = next(each for each in self.world.files if each.name == request.file)
+        content = _page_file_contents(self.fs.durable_files, [self._path(file)])[request.file]
+        first = answer.pgid * PAGE_SIZE
+        if content[first : first + answer.n * PAGE_SIZE] != b"".join(request.pages):
+            self.history.violate(f"{request}: acknowledged, but its pages are not durable")
+
+    def _check_limits(self) -> None:
+        options, violate = self.plan.options, self.history.violate
+        for server in self.servers:
+            requests = server._requests()
+            writes = [each for each in requests if isinstance(each, WriteRequest)]
+            counters = server.stat().counters
+            staged = sum(len(each.pages) for each in writes) * PAGE_SIZE
+            if not staged <= counters["staged_bytes"] <= options.server.staging_bytes:
+                violate(f"{staged} bytes of writers are kept, {counters['staged_bytes']} are reserved")
+            for session in server._sessions.values():
+                mine = [each for each in writes if each.session is session and each.state != "waiting"]
+                if sum(each.n for each in mine) * PAGE_SIZE > options.server.session_staging_bytes:
+                    violate(f"the session of {session.client} has more than its share of the staging budget")
+            if counters["old_version_bytes"] > options.server.version_bytes:
+                violate(f"{counters['old_version_bytes']} bytes of old versions are kept")
+            loaded = sum(len(each.loaded or ()) for each in requests)
+            if loaded > len(requests) * max(options.server.chunk, options.server.credits * options.server.block):
+                violate(f"{loaded} loaded pages wait for their turn")
+            most = self.plan.clients * 4 * (2 * options.server.credits + 12) + 50
+            if server.actor_ref.mailbox_length() > most:
+                violate(f"the mailbox of a server holds {server.actor_ref.mailbox_length()} messages")
+        table = self.system._table.stats()
+        if table["bytes"] > options.buffer_bytes:
+            violate(f"the buffer pool keeps {table['bytes']} bytes")
+        assert options.descriptors is not None
+        if len(self.fs.open_descriptors) > options.descriptors + 1:
+            violate(f"{len(self.fs.open_descriptors)} descriptors are open")
+
+    def _check_quiet(self) -> None:
+        """Nobody asks for anything: nothing is kept for anybody."""
+        if self.system.failed is not None:
+            return
+        violate = self.history.violate
+        for server in self.servers:
+            core, counters = server._core, server.stat().counters
+            kept = {
+                "requests": len(server._requests()),
+                "ready": counters["ready"],
+                "staged bytes": counters["staged_bytes"],
+                "waiting writes": counters["writes_waiting"],
+                "old versions": counters["old_version_bytes"],
+                "cuts": len(core.state._cuts),
+                "shields": len(core.state._shield),
+                "applying": server._writes.applying,
+                "sessions of the dead": sum(not client.is_alive() for client in server._sessions),
+            }
+            for what, number in kept.items():
+                if number:
+                    violate(f"{number} {what} of {core.state.name!r} are left when nothing is asked for")
+        if self.system._table.stats()["in_flight"]:
+            violate("pages are on their way for nobody")
+        pins = sum(len(slot.pins) for slot in self.system._store._pool._descriptors._table._slots)
+        if pins:
+            violate(f"{pins} pins are left")
+
+    def _check_stopped(self, counts: Sequence[int]) -> None:
+        history, system = self.history, self.system
+        if self.scheduler.living:
+            history.violate(f"actors are left: {[ref.label for ref in self.scheduler.living.values()]}")
+        if self.fs.open_descriptors:
+            history.violate(f"descriptors are left: {self.fs.open_descriptors}")
+        if self.scheduler.who_waits():
+            history.violate(f"left: {self.scheduler.who_waits()}")
+        excuses = self._excuses()
+        if system.failed is not None:
+            excuses.add("SystemFailed")
+            cut_back = "could not be cut back" in str(system.failed)  # it took a descriptor that was not to be had
+            if self.plan.trouble not in ("sync", "write", "space", "full") and not cut_back:
+                history.violate(f"the system failed without a reason: {system.failed}")
+        history.check_requests(excuses)
+        durable = self._contents(durable=True)
+        if system.failed is not None:
+            for name, content in durable.items():
+                history.check_disk(name, content, PAGE_SIZE)
+            return
+        for (name, content), count in zip(durable.items(), counts, strict=True):
+            if content != b"".join(history.files[name].pages):
+                history.violate(f"the disk does not hold the pages of {name!r} after a clean stop")
+            if count != len(history.files[name].pages):
+                history.violate(f"{name!r} has {count} pages, not {len(history.files[name].pages)}")
+
+    def _check_crash(self) -> None:
+        """The system ends here: what the disk may hold then."""
+        policy: CrashPolicy = self.random.choice(("none", "all", "prefix", "subset", "torn"))
+        self.history.events[f"crash {policy}"] += 1
+        image = self.fs.crash_image(policy, self.random).durable_files
+        contents = _page_file_contents(image, [self._path(file) for file in self.world.files])
+        for name, content in contents.items():
+            self.history.check_disk(name, content, PAGE_SIZE)
+        self.history.check_requests(self._excuses() | {"SystemFailed"})
+
+    def _excuses(self) -> set[str]:
+        """What anybody may be told in this run."""
+        excuses = EXCUSES.get(self.plan.trouble, set()) | {"SnapshotTooOld"}
+        if self.plan.options.server.session_requests == 2:
+            excuses.add("Busy")
+        if self.plan.options.server.idle_seconds < 1.0:
+            excuses.add("IdleTooLong")  # the clock leaps
+        if self.history.events["Stop"]:
+            excuses.add("ServerInactive")
+        if any(not line.is_alive() for line in self.world.lines):
+            excuses.add("SessionEnded")
+        return excuses
+
+
+def _page_file_contents(disk: dict[str, bytes], paths: Sequence[tuple[str, str]]) -> dict[str, bytes]:
+    """The content of page files by name, their segments put together."""
+    contents = {}
+    for name, path in paths:
+        content, segment = disk.get(path, b""), 1
+        while f"{path}.{segment}" in disk:
+            content += disk[f"{path}.{segment}"]
+            segment += 1
+        contents[name] = content
+    return contents
+
+
+def _print_trace(scheduler: SimulatedScheduler, trace: Callable[[str], None]) -> None:
+    note = scheduler.note
+
+    def note_and_print(what: str) -> None:
+        trace(f"{scheduler.steps} {scheduler.now():.6f} {what}")
+        note(what)
+
+    scheduler.note = note_and_print  # type: ignore[method-assign]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Clients die and disks fail here by the thousand: that need not be logged."""
+    logger = logging.getLogger("pfs")
+    before, logger.disabled = logger.level, True
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.disabled = False
+        logger.setLevel(before)
+
+
+def run_seed(seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None) -> Report:
+    """Run one seed; `trace` is called with each line of the trace."""
+    with _quiet():
+        return Simulation(seed, trace).run(steps)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pfs.testing.simulation", description="Run seeds of the simulation."
+    )
+    parser.add_argument("--seed", type=int, help="one seed")
+    parser.add_argument("--seeds", default="0..99", help="a range of seeds A..B, both included (default: 0..99)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps in which clients make requests")
+    parser.add_argument("--verbose", action="store_true", help="print the trace")
+    options = parser.parse_args(arguments)
+    first, last = (options.seed, options.seed) if options.seed is not None else map(int, options.seeds.split(".."))
+    broken, steps, events = 0, 0, Counter[str]()
+    for seed in range(first, last + 1):
+        report = run_seed(seed, options.steps, print if options.verbose else None)
+        steps += report.steps
+        events += report.events
+        if report.violations:
+            broken += 1
+            print(report)
+    print(f"{last - first + 1} seeds, {steps} steps, {broken} of them broke a promise; events: {dict(events)}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
