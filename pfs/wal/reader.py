@@ -154,10 +154,12 @@ class LogScan:
     """The valid records from a position on: iterate it once, then ask where it ended.
 
     start: where a record begins, or could begin: the end of a record will do, unless it is a SEGMENT_SWITCH.
+    newest_epoch: no record of a later epoch is valid (the control file has the highest ever used).
     """
 
-    def __init__(self, reader: LogReader, start: int) -> None:
+    def __init__(self, reader: LogReader, start: int, newest_epoch: int = 0xFFFFFFFF) -> None:
         self._reader = reader
+        self._newest_epoch = newest_epoch
         self.end = start
         """Where the next record would be: after the last valid one."""
         self.prev_lsn = 0
@@ -198,7 +200,7 @@ class LogScan:
                 if record is None:
                     self.reason = "no whole record is there"
                     return
-                if self.records and not self._follows(record):
+                if not self._follows(record):
                     return
                 self.prev_lsn = record.lsn
                 self.epoch = record.epoch
@@ -214,7 +216,11 @@ class LogScan:
                     break
 
     def _follows(self, record: Record) -> bool:
-        if record.prev_lsn != self.prev_lsn:
+        if record.epoch > self._newest_epoch:
+            self.reason = f"the record there is of epoch {record.epoch}, which never began"
+        elif not self.records:
+            return True
+        elif record.prev_lsn != self.prev_lsn:
             self.reason = "the record there names another predecessor"
         elif record.epoch == self.epoch if record.type != EPOCH else record.epoch > self.epoch:
             return True

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from pfs.errors import CorruptionFound
 from pfs.wal.bodies import (
+    CHECKPOINT,
     COMMIT,
     CREATE,
     DROP,
@@ -34,7 +35,7 @@ from pfs.wal.bodies import (
     Truncate,
 )
 from pfs.wal.lsn import format_lsn
-from pfs.wal.records import Record, decode_body, decode_commit, image_index
+from pfs.wal.records import Record, decode_body, decode_checkpoint, decode_commit, image_index
 
 
 class PageSource(NamedTuple):
@@ -113,6 +114,10 @@ class Redo:
         elif kind in (CREATE, RENAME, DROP, TRUNCATE):
             self._change(record)
             self._plan.transactions += 1
+        elif kind == CHECKPOINT:  # one that the control file does not know: only its ids are news
+            checkpoint = decode_checkpoint(record)
+            self._plan.next_file_id = max(self._plan.next_file_id, checkpoint.next_file_id)
+            self._plan.next_transaction = max(self._plan.next_transaction, checkpoint.next_transaction)
         elif kind == SIDECAR_IMAGE:
             image = decode_body(record)
             assert isinstance(image, SidecarImage)

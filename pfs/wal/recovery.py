@@ -1,0 +1,367 @@
+"""Starting the log of a data directory: making it, or recovering from whatever the last end left.
+
+    1. the control file says where the last checkpoint is; its record and its page counts are read
+    2. the log is read from the redo point to its end, and the plan of the redo worked out (`pfs.wal.redo`)
+    3. the end is examined: a torn tail is cut, damage is refused (`pfs.wal.reader`)
+    4. a new epoch is written to the control file: every start has its own, even one that fails half-way
+    5. the tail is secured: what was torn is kept aside and erased; what is not vouched for as durable is written again
+    6. the plan is carried out on the data files, and they are synced
+    7. EPOCH and CHECKPOINT are logged; the control file says that recovery begins there from now on
+
+Up to step 7 nothing moves the redo point, so a crash anywhere in between begins again at 1 and arrives at the same
+state.  Step 5 comes before step 6, since it makes the log durable before the data that follow from it; and it writes
+again because, after a failed sync, what the system's cache holds of the log need not be on the disk, and no read can
+tell (Rebello and others, "Can Applications Recover from fsync Failures?", USENIX ATC 2020).  It need not go back far:
+the records themselves say how far the log was durable.
+
+A directory that was stopped in order goes through the same steps, of which 5 and 6 are empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from pfs.errors import ControlFileDamaged
+from pfs.files.filesystem import FileSystem
+from pfs.wal.bodies import CHECKPOINT, PAGE_COUNTS, PAGE_IMAGE, SIDECAR_IMAGE, Checkpoint, Epoch
+from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
+from pfs.wal.control_file import MAKING, RECOVERING, STOPPED, ControlData, ControlFile
+from pfs.wal.log_buffer import LogBuffer
+from pfs.wal.log_files import LogFiles, SyncMethod
+from pfs.wal.lsn import DEFAULT_SEGMENT_SIZE, SEGMENT_HEADER_SIZE, check_segment_size, first_lsn
+from pfs.wal.reader import Leftover, LogReader, LogScan, check_tail
+from pfs.wal.records import decode_checkpoint, decode_page_counts, image_page, seed_of
+from pfs.wal.redo import CatalogChange, Plan, Redo
+
+_PAGES_PER_CALL = 64
+
+
+class RedoTarget(Protocol):
+    """The data files, as recovery changes them.  Every call may block, and is carried out again after a crash.
+
+    The order of calls: all of `change_catalog`, then `restore_sidecar_block`, then `write_pages`, then
+    `set_page_count`, then `sync`.  Until `sync` returns nothing need be durable.  Errors are passed on.
+    """
+
+    def change_catalog(self, changes: Sequence[CatalogChange]) -> None:
+        """Let files exist, bear names and be gone as said, at once; other files keep their names.
+
+        A file that is to be made may exist, one that is dropped may be gone.
+        """
+        ...
+
+    def restore_sidecar_block(self, file_id: int, block: int, image: bytes) -> None:
+        """Overwrite one block of a file's sidecar."""
+        ...
+
+    def write_pages(self, file_id: int, pgid: int, pages: Sequence[bytes], lsns: Sequence[int]) -> None:
+        """Write pages pgid, pgid + 1, ... with their LSNs, the sidecar with them; the file grows if need be."""
+        ...
+
+    def set_page_count(self, file_id: int, page_count: int) -> None:
+        """Cut what lies beyond so many pages; raise `CorruptionFound` if there are fewer."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything durable."""
+        ...
+
+
+class Progress(NamedTuple):
+    """How far recovery is: bytes of the log in this phase, done and (at most) to be done."""
+
+    phase: str
+    done: int
+    total: int
+
+
+class StartedLog(NamedTuple):
+    """A log that is ready: all is durable, and the buffer inserts behind it."""
+
+    control: ControlFile
+    files: LogFiles
+    buffer: LogBuffer
+    redo_lsn: int
+    page_counts: dict[int, int]
+    next_file_id: int
+    next_transaction: int
+    transactions: int
+    """How many transactions were found committed since the redo point."""
+    pages: int
+    """How many pages were written to data files."""
+    wal_bytes: int
+    """How much log was read from the redo point to the end."""
+    torn_bytes: int
+    """How much lay behind the end and was cut off."""
+
+
+def start_log(
+    fs: FileSystem,
+    target: RedoTarget,
+    *,
+    new_system_id: Callable[[], int],
+    segment_size: int = DEFAULT_SEGMENT_SIZE,
+    sync_method: SyncMethod = "fdatasync",
+    batch_bytes: int = 1 << 20,
+    batch_requests: int = 256,
+    reserve: int = 0,
+    compress: bool = False,
+    page_counts: Mapping[int, int] | None = None,
+    next_file_id: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+) -> StartedLog:
+    """Make the log of a directory that has none, or recover with the one that it has.
+
+    new_system_id: gives 64 random bits, for a new log.  segment_size, page_counts, next_file_id: of a new log, for the
+    page files that are there already; an existing one has its own.  The rest is as for `LogBuffer` and `LogFiles`.
+
+    Raises `ControlFileDamaged`, `WalDamaged`, `WalSegmentMissing`, `ForeignWalSegment`, `CorruptionFound`,
+    `ReadFailed`, `WriteFailed`, `SyncFailed`, `NoSpace`, and what the target raises.  After any of them, a start can be
+    tried again.
+    """
+    check_segment_size(segment_size)
+    control = ControlFile(fs)
+    if not control.exists():
+        others = LogFiles(fs, system_id=0, segment_size=segment_size)
+        if others.segments():
+            raise ControlFileDamaged(
+                f"the control file {control.path!r} is missing, but there is a WAL in {others.directory!r}; restore "
+                "the directory from a backup"
+            )
+        control.create(ControlData(system_id=new_system_id(), segment_size=segment_size))
+    start = _Start(fs, control, target, sync_method, progress)
+    try:
+
+        def make_buffer(position: int, prev_lsn: int, epoch: int) -> LogBuffer:
+            return LogBuffer(
+                segment_size=start.files.segment_size,
+                position=position,
+                prev_lsn=prev_lsn,
+                epoch=epoch,
+                seed=seed_of(start.files.system_id),
+                reserve=reserve,
+                batch_bytes=batch_bytes,
+                batch_requests=batch_requests,
+                vouch=sync_method != "none",
+                compress=compress,
+            )
+
+        if start.data.state == MAKING:
+            return start.make(make_buffer, dict(page_counts or {}), next_file_id)
+        return start.recover(make_buffer)
+    except BaseException:
+        start.files.close()
+        control.close()
+        raise
+
+
+class _Start:
+    """The steps of a start."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        control: ControlFile,
+        target: RedoTarget,
+        sync_method: SyncMethod,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.control = control
+        self.target = target
+        self.data = data = control.read()
+        self.files = LogFiles(
+            fs,
+            system_id=data.system_id,
+            segment_size=data.segment_size,
+            timeline=data.timeline,
+            sync_method=sync_method,
+        )
+        self.reader = LogReader(self.files)
+        self.progress = progress or _nobody
+
+    # ------------------------------------------------------------------------------------------ a new log
+
+    def make(
+        self, make_buffer: Callable[[int, int, int], LogBuffer], page_counts: dict[int, int], next_file_id: int
+    ) -> StartedLog:
+        files = self.files
+        files.make_directory()
+        files.remove_leftovers()
+        for segment in files.segments():  # of an attempt that did not get to its end
+            files.remove(segment)
+        files.sync_names()
+        plan = Plan()
+        plan.page_counts.update(page_counts)
+        plan.next_file_id = next_file_id
+        return self._finish(make_buffer(first_lsn(files.segment_size), 0, self.data.epoch), plan, 0, 0, 0)
+
+    # ------------------------------------------------------------------------------------------ recovery
+
+    def recover(self, make_buffer: Callable[[int, int, int], LogBuffer]) -> StartedLog:
+        data, reader = self.data, self.reader
+        record = reader.record_at(data.checkpoint_lsn, only=CHECKPOINT)
+        redo = Redo(data.redo_lsn)
+        checkpoint = decode_checkpoint(record)
+        redo.start(checkpoint, self._page_counts(checkpoint))
+        scan = self._scan(redo)
+        stopped = data.state == STOPPED and scan.prev_lsn == data.checkpoint_lsn
+        leftover = Leftover(scan.end, None) if stopped else reader.look_ahead(scan.end, scan.epoch)
+        check_tail(self.files, scan, leftover, max(data.durable_hint, record.end))
+        epoch = data.epoch + 1
+        self.files.remove_leftovers()
+        self.control.write(state=RECOVERING, epoch=epoch)
+        plan = redo.plan()
+        if not stopped:
+            self._secure_tail(scan, leftover.end)
+            self._carry_out(plan)
+        buffer = make_buffer(scan.end, scan.prev_lsn, epoch)
+        pages = plan.page_total
+        return self._finish(buffer, plan, pages, scan.end - data.redo_lsn, leftover.end - scan.end)
+
+    def _page_counts(self, checkpoint: Checkpoint) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        if checkpoint.page_counts_lsn:
+            scan = LogScan(self.reader, checkpoint.page_counts_lsn, self.data.epoch)
+            for record in scan:
+                if record.type == PAGE_COUNTS:
+                    counts.update(decode_page_counts(record))
+                if record.lsn == self.data.checkpoint_lsn:
+                    return counts
+            check_tail(self.files, scan, Leftover(scan.end, None), self.data.checkpoint_lsn + 1)
+        return counts
+
+    def _scan(self, redo: Redo) -> LogScan:
+        """Read the log from the redo point to its end."""
+        start = self.data.redo_lsn
+        total = self.files.end_of_segments() - start
+        scan = LogScan(self.reader, start, self.data.epoch)
+        segment = 0
+        for record in scan:
+            redo.add(record)
+            number = record.lsn // self.files.segment_size
+            if number != segment:
+                segment = number
+                self.progress(Progress("reading the WAL", record.lsn - start, total))
+        self.progress(Progress("reading the WAL", scan.end - start, scan.end - start))
+        return scan
+
+    def _secure_tail(self, scan: LogScan, leftover_end: int) -> None:
+        """Erase what is behind the end of the log, and make what is before it durable."""
+        files, reader, size = self.files, self.reader, self.files.segment_size
+        end = scan.end
+        last = end // size
+        segment = reader.segment(last)
+        if segment is not None and segment.header is not None and leftover_end > end:
+            torn = min(leftover_end, (last + 1) * size) - end
+            files.save_torn(last, segment.content[end - last * size :][:torn])
+            files.rewrite(end, bytes(torn))
+        self._clear_following(last, leftover_end)
+        first = max(scan.vouched, self.data.redo_lsn)
+        for number in range(first // size, (end - 1) // size + 1):
+            segment = reader.segment(number)
+            start, stop = max(first - number * size, SEGMENT_HEADER_SIZE), min(end - number * size, size)
+            if segment is not None and start < stop:
+                files.rewrite(number * size + start, segment.content[start:stop])
+        files.sync()
+        reader.forget()
+
+    def _clear_following(self, last: int, leftover_end: int) -> None:
+        """Keep of the segments from the log's last one on only those that can be written as they are, without a gap."""
+        files, size = self.files, self.files.segment_size
+        usable = True
+        previous = last
+        for number in [number for number in files.segments() if number >= last]:
+            segment = self.reader.segment(number)
+            assert segment is not None
+            whole = segment.header is not None and len(segment.content) == size
+            torn = number * size < leftover_end and (number > last or not whole)
+            usable = usable and whole and not torn and number <= previous + 1
+            previous = number
+            if torn:
+                files.set_aside(number)
+            elif not usable:
+                files.remove(number)
+        files.sync_names()
+
+    # ------------------------------------------------------------------------------------------ redo
+
+    def _carry_out(self, plan: Plan) -> None:
+        target, reader = self.target, self.reader
+        if plan.catalog:
+            target.change_catalog(list(plan.catalog.values()))
+        for (file_id, block), lsn in sorted(plan.sidecar_blocks.items(), key=lambda item: item[1]):
+            image = bytes(reader.record_at(lsn, only=SIDECAR_IMAGE).data)
+            target.restore_sidecar_block(file_id, block, image)
+        self._write_pages(plan)
+        for file_id, page_count in plan.page_counts.items():
+            target.set_page_count(file_id, page_count)
+        target.sync()
+
+    def _write_pages(self, plan: Plan) -> None:
+        """Write the pages, a segment of the log at a time, and within one in the order of the data files."""
+        size = self.files.segment_size
+        wanted = sorted(
+            (source.image_lsn // size, file_id, pgid, source)
+            for file_id, pages in plan.pages.items()
+            for pgid, source in pages.items()
+        )
+        total = len({entry[0] for entry in wanted}) * size
+        run: list[bytes] = []
+        lsns: list[int] = []
+        run_file = run_end = done = 0
+        segment = -1
+        for number, file_id, pgid, source in wanted:
+            if number != segment:
+                segment = number
+                self.progress(Progress("writing pages", done, total))
+                done += size
+            if run and (file_id != run_file or pgid != run_end or len(run) >= _PAGES_PER_CALL):
+                self.target.write_pages(run_file, run_end - len(run), run, lsns)
+                run, lsns = [], []
+            run.append(image_page(self.reader.record_at(source.image_lsn, only=PAGE_IMAGE)))
+            lsns.append(source.commit_lsn)
+            run_file, run_end = file_id, pgid + 1
+        if run:
+            self.target.write_pages(run_file, run_end - len(run), run, lsns)
+        self.progress(Progress("writing pages", total, total))
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    def _finish(self, buffer: LogBuffer, plan: Plan, pages: int, wal_bytes: int, torn_bytes: int) -> StartedLog:
+        """Log EPOCH and CHECKPOINT behind all, and let the control file point at them."""
+        files = self.files
+        redo_lsn = buffer.next_lsn
+        buffer.insert_reserved(Epoch(self.data.epoch if buffer.epoch > self.data.epoch else 0))
+        place = insert_checkpoint(
+            buffer,
+            redo_lsn=redo_lsn,
+            page_counts=plan.page_counts,
+            next_file_id=plan.next_file_id,
+            next_transaction=plan.next_transaction,
+        )
+        while (batch := buffer.next_batch()) is not None:
+            for part in batch.parts:
+                files.prepare(part.segment, buffer.epoch)
+            files.write(batch)
+            files.sync()
+            buffer.batch_flushed(batch)
+        buffer.limit = files.end_of_segments()
+        record_checkpoint(self.control, place, redo_lsn, buffer.flushed)
+        return StartedLog(
+            control=self.control,
+            files=files,
+            buffer=buffer,
+            redo_lsn=redo_lsn,
+            page_counts=plan.page_counts,
+            next_file_id=plan.next_file_id,
+            next_transaction=plan.next_transaction,
+            transactions=plan.transactions,
+            pages=pages,
+            wal_bytes=wal_bytes,
+            torn_bytes=torn_bytes,
+        )
+
+
+def _nobody(_: Progress) -> None:
+    """Nobody wants to know."""

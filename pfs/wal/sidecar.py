@@ -1,0 +1,125 @@
+"""The sidecar of a page file: what pfs knows of each page, kept apart from the opaque pages.
+
+A page has one record of 16 bytes:
+
+    offset  size
+         0     4  checksum: CRC-32C of the page, continued over file id, pgid and LSN (8 bytes each)
+         4     4  flags: 1 written
+         8     8  LSN of the COMMIT that the page is of (a bulk append: an LSN before its COMMIT)
+
+so that a page at the wrong place, of another file or of another time does not match.  A record of zeros is a page that
+was never written: what the data file holds there, zeros of a hole perhaps, is never served.
+
+Records stand in blocks of 512 bytes, 31 to a block; page n is record n mod 31 of block n div 31:
+
+    offset  size
+         0     4  checksum: CRC-32C of bytes 4 to 511, continued over the file id (8 bytes)
+         4     4  version, 1
+         8     8  block number
+        16   496  31 records
+
+A block of zeros was never written: none of its pages was.
+
+A torn write of a block could take along the records of pages that did not change.  So the first change of a block after
+a checkpoint logs its image (SIDECAR_IMAGE), and recovery restores the last image of each block before it writes pages
+and their records.  The last one, because a bulk append, whose pages have no images, logs each block that it shares with
+committed pages with its own records already in it, before it writes the block; an older image would wipe them out.  An
+image may hold records of pages that never got committed; they lie beyond the page count, and are cleared with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from pfs.wal.crc import crc32c
+
+BLOCK_SIZE: Final = 512
+RECORD_SIZE: Final = 16
+HEADER_SIZE: Final = 16
+RECORDS_PER_BLOCK: Final = (BLOCK_SIZE - HEADER_SIZE) // RECORD_SIZE
+VERSION: Final = 1
+WRITTEN: Final = 1
+
+EMPTY_BLOCK: Final = bytes(BLOCK_SIZE)
+"""A block none of whose pages was ever written."""
+
+_RECORD = struct.Struct("<IIQ")
+_IDENTITY = struct.Struct("<QQQ")
+_FILE_ID = struct.Struct("<Q")
+_REST_OF_HEADER = struct.Struct("<IQ")
+_CRC = struct.Struct("<I")
+_NEVER_WRITTEN = bytes(RECORD_SIZE)
+
+
+class PageRecord(NamedTuple):
+    """What the sidecar says of a page that was written."""
+
+    checksum: int
+    lsn: int
+
+
+def locate(pgid: int) -> tuple[int, int]:
+    """The block of a page's record, and its number in the block."""
+    return divmod(pgid, RECORDS_PER_BLOCK)
+
+
+def block_count(page_count: int) -> int:
+    """How many blocks so many pages have."""
+    return -(-page_count // RECORDS_PER_BLOCK)
+
+
+def page_checksum(page_crc: int, file_id: int, pgid: int, lsn: int) -> int:
+    """The checksum of a page from the CRC-32C of its bytes."""
+    return crc32c(_IDENTITY.pack(file_id, pgid, lsn), page_crc)
+
+
+def page_record(page_crc: int, file_id: int, pgid: int, lsn: int) -> PageRecord:
+    """The record of a page from the CRC-32C of its bytes."""
+    return PageRecord(crc32c(_IDENTITY.pack(file_id, pgid, lsn), page_crc), lsn)
+
+
+def page_matches(record: PageRecord, page: bytes | memoryview, file_id: int, pgid: int) -> bool:
+    """True if this is the page that the record is of."""
+    return crc32c(_IDENTITY.pack(file_id, pgid, record.lsn), crc32c(page)) == record.checksum
+
+
+def read_record(block: bytes | bytearray | memoryview, number: int) -> PageRecord | None:
+    """A record of a block that was checked; None if its page was never written."""
+    checksum, flags, lsn = _RECORD.unpack_from(block, HEADER_SIZE + number * RECORD_SIZE)
+    return PageRecord(checksum, lsn) if flags & WRITTEN else None
+
+
+def put_record(block: bytearray, number: int, record: PageRecord | None) -> None:
+    """Set a record, None for never written.  The block must be sealed before it is written anywhere."""
+    offset = HEADER_SIZE + number * RECORD_SIZE
+    if record is None:
+        block[offset : offset + RECORD_SIZE] = _NEVER_WRITTEN
+    else:
+        _RECORD.pack_into(block, offset, record.checksum, WRITTEN, record.lsn)
+
+
+def clear_records(block: bytearray, first: int) -> None:
+    """Set the records from number `first` on to never written, as truncation does."""
+    offset = HEADER_SIZE + first * RECORD_SIZE
+    block[offset:] = bytes(BLOCK_SIZE - offset)
+
+
+def seal_block(block: bytearray, file_id: int, number: int) -> None:
+    """Complete the header of block `number` of a file's sidecar."""
+    _REST_OF_HEADER.pack_into(block, 4, VERSION, number)
+    _CRC.pack_into(block, 0, _block_crc(block, file_id))
+
+
+def block_is_valid(block: bytes | bytearray | memoryview, file_id: int, number: int) -> bool:
+    """True if this is block `number` of the file's sidecar, or one that was never written."""
+    if len(block) != BLOCK_SIZE:
+        return False
+    if block == EMPTY_BLOCK:
+        return True
+    (crc,) = _CRC.unpack_from(block)
+    return crc == _block_crc(block, file_id) and _REST_OF_HEADER.unpack_from(block, 4) == (VERSION, number)
+
+
+def _block_crc(block: bytes | bytearray | memoryview, file_id: int) -> int:
+    return crc32c(_FILE_ID.pack(file_id), crc32c(memoryview(block)[4:]))
