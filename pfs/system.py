@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from types import TracebackType
@@ -31,18 +31,18 @@ import msgspec
 import pykka
 
 from pfs.actors import Address, Runtime, Scheduler
-from pfs.actors.buffer_pool import BufferPool, Waiting
-from pfs.actors.file_worker import VirtualFileWorker
+from pfs.actors.checkpointer import MakeCheckpoint
 from pfs.actors.page_file_server import Fail, PageFileServer, ServedObserver
 from pfs.actors.reference import Ref
 from pfs.actors.requests import ServerOptions, check_number
 from pfs.cache.page_file_state import PageFileState
-from pfs.cache.page_table import PageTable
 from pfs.calls import Call, SimpleCall, ThreadClient
 from pfs.errors import InvalidRequest, PageSizeMismatch, PfsError, SystemFailed, SystemStopped
-from pfs.files.store import PageFileStore
 from pfs.page_file import PageFile
-from pfs.protocol import Cancel, Stop, Sync, new_ref
+from pfs.protocol import Cancel, Stop, new_ref
+from pfs.storage import Storage
+from pfs.wal.recovery import Progress
+from pfs.wal.shared_log import WalOptions
 
 if TYPE_CHECKING:
     from pfs.files.filesystem import FileSystem
@@ -67,6 +67,8 @@ class SystemOptions(msgspec.Struct, frozen=True):
     read_workers: int = 2
     write_workers: int = 2
     call_timeout: float = 60.0
+    dirty_bytes: int = 32 << 20
+    wal: WalOptions = WalOptions()
     server: ServerOptions = ServerOptions()
 
     def __post_init__(self) -> None:
@@ -93,31 +95,31 @@ class System:
         *,
         runtime: Runtime | None = None,
         observer: ServedObserver | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.options = options or SystemOptions()
         self._observer = observer
         self._failed: SystemFailed | None = None
         self._stopped = False
-        self._table: PageTable[Waiting] = PageTable(self.options.buffer_bytes)
         self._local = threading.local()
         self._ended_clients: deque[ThreadClient] = deque()
         self._files: dict[str, PageFile] = {}
         self.runtime = runtime if runtime is not None else Scheduler("pfs")
         try:
-            self._store = PageFileStore(
-                directory,
-                clock=self.runtime.clock,
-                descriptors=self.options.descriptors,
-                segment_bytes=self.options.segment_bytes,
-            )
+            self._storage = Storage(directory, self.options, self.runtime, self._page_counts, self.panic, progress)
         except BaseException:
             self.runtime.stop()
             raise
+        self._store = self._storage.store
         self._lock = self._store.condition()
-        start = self.runtime.start
-        self._read_workers = [start(VirtualFileWorker) for _ in range(self.options.read_workers)]
-        self._write_workers = [start(VirtualFileWorker) for _ in range(self.options.write_workers)]
-        self._pool = start(BufferPool, self._table, self._read_workers, self.panic)
+
+    def _page_counts(self) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for file in list(self._files.values()):
+            server = file.server._actor
+            if server is not None:
+                counts[file._state.file_id] = server.committed_page_count()
+        return counts
 
     def __repr__(self) -> str:
         state = "failed" if self._failed else "stopped" if self._stopped else "running"
@@ -155,21 +157,26 @@ class System:
                 if page_size is not None and page_size != known.page_size:
                     raise PageSizeMismatch(f"{name!r} has pages of {known.page_size} bytes, not {page_size}")
                 return PageFile(self, known.server, known._state, read_only)
+            storage = self._storage
             opened = self._store.open(name, create=create and not read_only, page_size=page_size, repair=repair)
             state = PageFileState(
                 name,
                 opened.file_id,
                 opened.page_size,
                 opened.file.block_count(),
-                self._table,
+                storage.table,
+                storage.dirty,
                 self.options.server.version_bytes,
             )
+            storage.open_files[opened.file_id] = opened.file
             ref = self.runtime.start(
                 PageFileServer,
                 state,
                 opened.file,
-                self._pool,
-                self._write_workers,
+                storage.pool,
+                storage.log,
+                storage.wal,
+                storage.checkpointer,
                 self.panic,
                 self.options.server,
                 self._observer,
@@ -214,7 +221,10 @@ class System:
         if file is not None:
             self._quiesce(file)
             file.server.stop(timeout=self.options.call_timeout)
-            self._table.discard(file._state.file_id, 0, SystemStopped(f"{name!r} was closed"))
+            file_id = file._state.file_id
+            self.checkpoint()
+            self._storage.table.discard(file_id, 0, SystemStopped(f"{name!r} was closed"))
+            del self._storage.open_files[file_id]
             self._store.close_file(name)
 
     # -- actors
@@ -236,7 +246,8 @@ class System:
             files[name] = {"page_size": stat.page_size, "page_count": stat.page_count, **stat.counters}
         return {
             "files": files,
-            "buffer_pool": self._table.stats(),
+            "buffer_pool": self._storage.table.stats(),
+            "wal": self._storage.stats(),
             "virtual_files": self._store.stats(),
             "actors": self.runtime.stats(),
         }
@@ -251,9 +262,7 @@ class System:
             self._local.slot = slot = _ThreadSlot(threading.current_thread().name, self._ended_clients)
             return slot.client
 
-    def perform(
-        self, server: Ref[PageFileServer], client: ThreadClient, call: Call, message: Any, timeout: float | None
-    ) -> None:
+    def perform(self, server: Ref[Any], client: ThreadClient, call: Call, message: Any, timeout: float | None) -> None:
         """Send a request and wait for its end; raises what ended it.  It is cancelled if the wait is given up."""
         with self.open_call(server, client, call, message):
             self.wait(call, timeout)
@@ -261,7 +270,7 @@ class System:
             raise call.error
 
     @contextmanager
-    def open_call(self, server: Ref[PageFileServer], client: ThreadClient, call: Call, message: Any) -> Iterator[None]:
+    def open_call(self, server: Ref[Any], client: ThreadClient, call: Call, message: Any) -> Iterator[None]:
         """Send a request, and cancel it if it has not ended when the block is left."""
         self._check()
         self.runtime.refuse_in_handler(f"a {type(message).__name__} call")
@@ -285,7 +294,7 @@ class System:
         except IndexError:
             pass
 
-    def _give_up(self, server: Ref[PageFileServer], client: ThreadClient, call: Call) -> None:
+    def _give_up(self, server: Ref[Any], client: ThreadClient, call: Call) -> None:
         try:
             server.tell(Cancel(call.ref, client))
         except pykka.ActorDeadError:
@@ -318,8 +327,7 @@ class System:
         )
         self._failed = SystemFailed(message, cause)
         logger.critical(message)
-        for worker in (*self._write_workers, *self._read_workers):
-            cast(Any, worker).kill()
+        self._storage.kill()
         for file in list(self._files.values()):
             try:
                 file.server.tell(Fail(self._failed))
@@ -335,24 +343,37 @@ class System:
             if self._failed is None:
                 for file in list(self._files.values()):
                     self._quiesce(file)
+                try:
+                    self.checkpoint(timeout=timeout, shutdown=True)
+                except PfsError as error:
+                    logger.error("no last checkpoint was made, so the next start recovers from the log: %s", error)
             self._stopped = True
             self.runtime.stop(timeout)
             try:
-                self._store.close()
+                self._storage.close()
             except PfsError as error:
                 if self._failed is None:
                     raise
                 logger.error("closing the files of a failed system: %s", error)
 
     def _quiesce(self, file: PageFile) -> None:
-        """End a server's requests and make what it has acknowledged durable."""
-        for message_class in (Stop, Sync):
-            call = SimpleCall(new_ref())
-            client = self.thread_client()
-            try:
-                self.perform(file.server, client, call, message_class(ref=call.ref, client=client), None)
-            except PfsError as error:
-                logger.error("%s of %r failed: %s", message_class.__name__, file.name, error)
+        """End a server's requests; what it has acknowledged is in the log."""
+        call = SimpleCall(new_ref())
+        client = self.thread_client()
+        try:
+            self.perform(file.server, client, call, Stop(ref=call.ref, client=client), None)
+        except PfsError as error:
+            logger.error("Stop of %r failed: %s", file.name, error)
+
+    def checkpoint(self, *, timeout: float | None = None, shutdown: bool = False) -> None:
+        """Write all dirty pages to the page files and let the log before be used again.
+
+        Happens by itself as `WalOptions` says.  `shutdown`: nothing is logged after it; for `stop`.
+        """
+        call = SimpleCall(new_ref())
+        client = self.thread_client()
+        checkpointer = cast("Ref[Any]", self._storage.checkpointer)
+        self.perform(checkpointer, client, call, MakeCheckpoint(client, call.ref, shutdown), timeout)
 
 
 class _ThreadSlot:

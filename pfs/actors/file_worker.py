@@ -34,31 +34,27 @@ class ReadBlocks(msgspec.Struct, frozen=True, gc=False):
     token: Any
 
 
-class WriteBlocks(msgspec.Struct, frozen=True, gc=False):
-    """Write blocks; replied with `BlocksWritten`."""
+class Carry(msgspec.Struct, frozen=True, gc=False):
+    """Carry out a call that may wait for a disk; replied with `Carried`."""
 
-    file: BlockFile
-    block: int
-    pages: tuple[bytes, ...]
+    call: Callable[[], Any]
     reply_to: Address
     token: Any
 
 
-class SyncBlocks(msgspec.Struct, frozen=True, gc=False):
-    """Make all that was written to a file durable; replied with `BlocksWritten`."""
+class Carried(msgspec.Struct, frozen=True, gc=False):
+    """The call has ended: its result, or the error that it raised."""
 
-    file: BlockFile
-    reply_to: Address
     token: Any
+    result: Any
+    error: PfsError | None
 
 
-class TruncateBlocks(msgspec.Struct, frozen=True, gc=False):
-    """Cut a file to n blocks, if it has more, and make that durable; replied with `BlocksWritten`."""
+class TryAgain(msgspec.Struct, frozen=True, gc=False):
+    """The worker to itself: there may be a descriptor by now."""
 
-    file: BlockFile
-    n: int
-    reply_to: Address
-    token: Any
+    change: Carry
+    tries: int
 
 
 class BlocksRead(msgspec.Struct, frozen=True, gc=False):
@@ -66,23 +62,6 @@ class BlocksRead(msgspec.Struct, frozen=True, gc=False):
 
     token: Any
     pages: list[bytes | PfsError]
-
-
-class BlocksWritten(msgspec.Struct, frozen=True, gc=False):
-    """A write, sync or truncation has ended; `error` is None if it succeeded."""
-
-    token: Any
-    error: PfsError | None
-
-
-Change = WriteBlocks | SyncBlocks | TruncateBlocks
-
-
-class TryAgain(msgspec.Struct, frozen=True, gc=False):
-    """A worker to itself: there was no descriptor to be had; try again."""
-
-    change: Change
-    tries: int
 
 
 class VirtualFileWorker(BlockingActor):
@@ -94,28 +73,17 @@ class VirtualFileWorker(BlockingActor):
                 _reply(reply_to, BlocksRead(token, _read(file, block, n)))
             case TryAgain(change, tries):
                 self._carry_out(change, tries)
-            case WriteBlocks() | SyncBlocks() | TruncateBlocks():
+            case Carry():
                 self._carry_out(message, 1)
 
-    def _carry_out(self, change: Change, tries: int) -> None:
-        """Make a change; without a descriptor nothing has been changed, and there may be one a moment later."""
-        error = _attempt(lambda: _make(change))
+    def _carry_out(self, change: Carry, tries: int) -> None:
+        """Carry a call out; without a descriptor nothing has been changed, and there may be one a moment later."""
+        results: list[Any] = []
+        error = _attempt(lambda: results.append(change.call()))
         if isinstance(error, Busy) and tries < MOST_TRIES:
             self.send_after(RETRY_SECONDS, TryAgain(change, tries + 1))
         else:
-            _reply(change.reply_to, BlocksWritten(change.token, error))
-
-
-def _make(change: Change) -> None:
-    match change:
-        case WriteBlocks(file, block, pages):
-            file.write(block, pages)
-        case SyncBlocks(file):
-            file.sync()
-        case TruncateBlocks(file, n):
-            if n < file.block_count():
-                file.truncate(n)
-            file.sync()
+            _reply(change.reply_to, Carried(change.token, results[0] if results else None, error))
 
 
 def _read(file: BlockFile, block: int, n: int) -> list[bytes | PfsError]:

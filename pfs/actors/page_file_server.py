@@ -12,7 +12,7 @@ file unknown, or of the server's own code, ends the system (`panic`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, cast
 
@@ -21,10 +21,11 @@ import pykka
 
 from pfs.actors import Actor, Address, Down
 from pfs.actors.buffer_pool import PagesLoaded
-from pfs.actors.file_worker import BlocksWritten
+from pfs.actors.checkpointer import Dirtied, FileCut
 from pfs.actors.read_service import ReadService
 from pfs.actors.requests import ReadRequest, ServerOptions, Session, WriteRequest, is_address
 from pfs.actors.server_core import Request, ServerCore
+from pfs.actors.wal_server import WalFlushed, WalRefused, WalRoomMade
 from pfs.actors.write_service import WriteService
 from pfs.cache.page_file_state import PageFileState
 from pfs.errors import (
@@ -56,6 +57,7 @@ from pfs.protocol import (
     Truncate,
 )
 from pfs.streams.stream import Received, Stream, TransferFailed
+from pfs.wal.shared_log import SharedLog
 
 
 class Turn(msgspec.Struct, frozen=True, gc=False):
@@ -73,6 +75,7 @@ class Fail(msgspec.Struct, frozen=True, gc=False):
 
 
 _TURN = Turn()
+_DIRTIED = Dirtied()
 _REQUESTS = (DataRead, DataWrite, DataAppend)
 _CALLS = (Start, Stop, Sync, Truncate, Stat)
 
@@ -95,7 +98,9 @@ class PageFileServer(Actor):
         state: PageFileState,
         file: BlockFile,
         pool: Address,
-        write_workers: Sequence[Address],
+        log: SharedLog,
+        wal: Address,
+        checkpointer: Address,
         panic: Callable[[BaseException], None],
         options: ServerOptions | None = None,
         observer: ServedObserver | None = None,
@@ -105,9 +110,15 @@ class PageFileServer(Actor):
         self._failure = failure
         self._options = options or ServerOptions()
         core_ref = cast(Address, self._actor_ref)
-        self._core = ServerCore(core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now)
+
+        def dirtied() -> None:
+            self._core.tell_worker(checkpointer, _DIRTIED)
+
+        self._core = ServerCore(
+            core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now, dirtied
+        )
         self._reads = ReadService(self._core)
-        self._writes = WriteService(self._core, self._reads, write_workers)
+        self._writes = WriteService(self._core, self._reads, log, wal, checkpointer)
         self._sessions: dict[Address, Session] = {}
         self._streams: dict[Address, Session] = {}
         self._observer = observer
@@ -130,7 +141,10 @@ class PageFileServer(Actor):
             Received: self._received,
             TransferFailed: self._transfer_failed,
             PagesLoaded: self._pages_loaded,
-            BlocksWritten: self._blocks_written,
+            WalFlushed: self._wal_answered,
+            WalRoomMade: self._wal_answered,
+            WalRefused: self._wal_answered,
+            FileCut: self._wal_answered,
             Down: self._down,
             LookForIdle: self._look_for_idle,
             Fail: self._fail_all,
@@ -290,10 +304,16 @@ class PageFileServer(Actor):
             self._writes.loaded(message.token, message.pages, message.error)
             self._stop_when_quiet()
 
-    def _blocks_written(self, message: BlocksWritten) -> None:
+    def _wal_answered(self, message: WalFlushed | WalRoomMade | WalRefused | FileCut) -> None:
         if self._failed is not None or (self._failure is not None and self._failure() is not None):
             return  # after a failure nothing is acknowledged and nothing more is written
-        self._writes.file_call_ended(message.token, message.error)
+        match message:
+            case WalRefused(token, error):
+                self._writes.refused(token, error)
+            case FileCut(token):
+                self._writes.was_cut(token.message)
+            case WalFlushed(token) | WalRoomMade(token):
+                self._writes.flushed(token)
         self._stop_when_quiet()
 
     # -- other messages
@@ -352,6 +372,10 @@ class PageFileServer(Actor):
         reply = self.stat(message.ref)
         self._answer(message.client, reply)
         return reply
+
+    def committed_page_count(self) -> int:
+        """The page count when all that is committed is published; for the checkpointer, under the drive lock."""
+        return self._writes.committed_page_count
 
     def stat(self, ref: int = 0) -> StatReply:
         """What `Stat` answers; also as the return value of a Pykka `ask(Stat(...))`."""

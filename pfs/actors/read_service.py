@@ -110,6 +110,12 @@ class ReadService:
         self._close(request)
         self._core.refuse(request.session.client, request.ref, error)
 
+    def fail_readers_of(self, pgid: int, error: PfsError) -> None:
+        """End the reads in progress that need a page which cannot be read."""
+        for cut in self._core.state.cuts_of(pgid):
+            assert isinstance(cut, ReadRequest)
+            self.fail(cut, error)
+
     def fail_cuts(self, cuts: list[Cut]) -> None:
         """End the reads whose old pages cannot be kept."""
         for cut in cuts:

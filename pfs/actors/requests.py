@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from pfs.cache.page_file_state import Cut
-from pfs.errors import InvalidRequest, PfsError, ProtocolError, WrongPageLength
+from pfs.errors import InvalidRequest, ProtocolError, WrongPageLength
 from pfs.protocol import DataAppend, DataRead, DataWrite
 
 LARGEST_PGID = (1 << 32) - 2
@@ -83,23 +83,26 @@ class ReadRequest(Cut):
         self.ended = False
 
 
-WriteState = Literal["waiting", "collecting", "collected", "applying", "written", "durable", "ended"]
+WriteState = Literal["waiting", "collecting", "collected", "logging", "committed", "ended"]
 
 
 class WriteRequest:
-    """A data_write or data_append in progress; `pgid` is None until an append's place is known.
+    """A data_write or data_append in progress; `pgid` is -1 until an append's place is known.
 
-    `state` goes waiting (for room) -> collecting -> collected (waiting for writes before it) -> applying -> written
-    (waiting for the sync) -> durable (waiting for appends before it) -> ended; every state may go to ended.
+    `state` goes waiting (for room) -> collecting -> collected -> logging -> committed (its COMMIT is in the log) ->
+    ended; every state may go to ended.
     """
 
     __slots__ = (
         "append",
-        "applied",
         "durability",
-        "error",
+        "durable",
+        "first_lsn",
+        "images",
         "last_heard",
-        "loaded",
+        "loading",
+        "logged",
+        "lsn",
         "n",
         "pages",
         "pgid",
@@ -107,6 +110,7 @@ class WriteRequest:
         "session",
         "state",
         "stream",
+        "transaction",
     )
 
     def __init__(self, session: Session, message: DataWrite | DataAppend) -> None:
@@ -117,19 +121,16 @@ class WriteRequest:
         self.n = message.n
         self.durability = message.durability
         self.pages: list[bytes] = []
-        self.applied = 0
-        self.loaded: list[bytes] | None = None
         self.last_heard = 0.0
         self.stream: Any = None
-        self.error: PfsError | None = None
-        self.state: WriteState = "waiting"
-
-    @property
-    def end(self) -> int:
-        return self.pgid + self.n
-
-    def overlaps(self, other: WriteRequest) -> bool:
-        return self.pgid < other.end and other.pgid < self.end
+        self.state: WriteState = Literal["waiting", "collecting", "collected", "logging", "committed", "ended"]
+        self.transaction = 0
+        self.logged = 0
+        self.lsn = self.first_lsn = 0
+        self.durable = False
+        self.loading = 0
+        self.images: dict[int, bytes] = {}
+        """Old images that were loaded from disk for reads in progress."""
 
     def collect(self, pgid: int | None, pages: Sequence[Any], page_size: int, block: int) -> None:
         """Take one data message; raises what is wrong with it and then takes nothing."""

@@ -136,6 +136,10 @@ class Runtime:
         """Stop all actors, the last started first, and then the runtime itself."""
         raise NotImplementedError
 
+    def new_id(self) -> int:
+        """64 random bits, to tell one thing from all others."""
+        raise NotImplementedError
+
     # -- starting and ending actors
 
     def next_number(self) -> int:

@@ -272,6 +272,9 @@ class Scheduler(Runtime):
         finally:
             self._blocking_threads.discard(threading.current_thread())
 
+    def new_id(self) -> int:
+        return int.from_bytes(os.urandom(8), "big")
+
     def may_run_here(self, inline: bool) -> bool:
         return inline or _thread.get_ident() == self._thread.ident
 

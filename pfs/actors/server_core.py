@@ -30,7 +30,7 @@ COUNTERS = {
     "pages_read": "pages handed to streams",
     "pages_written": "pages published by writes and appends",
     "parked": "times that a read was set aside for want of credit",
-    "syncs": "syncs of the file",
+    "syncs": "times that the log was made durable for `Sync`",
     "dropped": "messages that had no meaning and nobody to answer",
 }
 
@@ -48,6 +48,7 @@ class ServerCore:
         panic: Callable[[BaseException], None],
         arm: Callable[[], None],
         now: Callable[[], float],
+        dirtied: Callable[[], None],
     ) -> None:
         self.ref = ref
         self.state = state
@@ -57,6 +58,7 @@ class ServerCore:
         self.panic = panic
         self.arm = arm
         self.now = now
+        self.dirtied = dirtied
         self.order: ServiceOrder[Session, Request] = (
             RoundRobin() if options.order == "round_robin" else FirstComeFirstServed()
         )
@@ -94,9 +96,9 @@ class ServerCore:
         self.counters["failed"] += 1
         self.tell(client, RequestFailed(ref, error))
 
-    def load(self, request: Request, pgid: int, pages: list[bytes | None]) -> None:
-        """Have the holes in `pages` filled; `PagesLoaded(request, ...)` comes."""
-        fetches = self.state.table.begin_fetch(Waiting(self.ref, request), self.state.file_id, pgid, pages)
+    def load(self, token: object, pgid: int, pages: list[bytes | None]) -> None:
+        """Have the holes in `pages` filled; `PagesLoaded(token, ...)` comes."""
+        fetches = self.state.table.begin_fetch(Waiting(self.ref, token), self.state.file_id, pgid, pages)
         if fetches:
             self.tell_worker(self.pool, LoadRuns(self.file, tuple(fetches)))
 

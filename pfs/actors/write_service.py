@@ -1,35 +1,34 @@
-"""Carrying out data_write and data_append: reserve, collect, apply, sync, publish, acknowledge.
+"""Carrying out data_write and data_append: reserve, collect, log, sync, publish, acknowledge.
 
-A write's pages are collected in memory, in room reserved before its first credit.  When they are all there it is
-*applied*: written to the data file a chunk a turn, between the chunks of everybody else, while readers go on seeing
-the old pages (the images of pages to be overwritten are loaded first and shielded).  Then the file is synced, one sync
-for all who wait at that moment, and the write is *published* in one step and acknowledged.
+A write's pages are collected in memory, in room reserved before its first credit.  When they are all there it is *logged*: a
+chunk of page images a turn, between the chunks of everybody else, and at last its COMMIT, which for an append also
+says where it begins.  When the log is durable that far the write is *published* in one step and acknowledged; the data
+file is written later (`pfs.actors.checkpointer`).  With durability "memory" it is published as soon as its COMMIT is in
+the log, and acknowledged without waiting for the log's sync.
 
-* Writes that overlap are applied one after the other, in the order in which they were complete.
-* An append gets its place when it begins to be applied, after all appends before it, and is published after them.
-* No space (or no descriptor) while overwriting: the old images are written back, and nothing has changed.  While
-  appending: that append and those behind it fail, and the file is cut back to its page count.
-* A write or sync that fails otherwise is fatal: what the disk holds is not known any more.
-* A truncation waits until nothing is being applied, and nothing is applied beside it.
-
-Until there is a WAL, a crash in the middle of applying leaves part of the new pages in the file.
+* Writes take effect in the order of their COMMITs.  Whole images are logged, so writes that overlap need no order else.
+* An append's place is given in the step that inserts its COMMIT, so places are contiguous and in commit order.
+* An old image that a read in progress still needs, and that is only on disk, is loaded before the write is published; the
+  writes committed behind it wait for it.
+* No space in the log: the request fails with NoSpace before its COMMIT, and nothing has changed.
+* A truncation waits until every write that has begun to be logged is published, and none begins meanwhile.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import msgspec
 
 from pfs.actors import Address
-from pfs.actors.file_worker import SyncBlocks, TruncateBlocks, WriteBlocks
+from pfs.actors.checkpointer import CutFile
 from pfs.actors.read_service import ReadService
 from pfs.actors.requests import LARGEST_PGID, Session, WriteRequest, check_number, check_write
 from pfs.actors.reservations import Reservations
 from pfs.actors.server_core import ServerCore
+from pfs.actors.wal_server import WalAppend, WalFlush, WalRoom
 from pfs.errors import (
     FatalError,
     IdleTooLong,
@@ -43,62 +42,70 @@ from pfs.errors import (
 from pfs.protocol import DataAppend, DataPages, DataWrite, DataWriteEnd, Done, Empty, StreamEnd, StreamReady, Sync
 from pfs.protocol import Truncate as TruncateMessage
 from pfs.streams.stream import CloseTransfer, OpenTransfer
+from pfs.wal.bodies import Truncate as TruncateRecord
+from pfs.wal.shared_log import SharedLog
+
+MOST_PENDING = 8 << 20
+"""Bytes of log that are not durable yet, above which a write of many chunks waits for the log device."""
 
 
-class Applied(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: a chunk of a write is on its way to the file."""
+class Committed(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Token: the log is being made durable up to this write's COMMIT."""
 
     request: WriteRequest
-    n: int
 
 
-class Restored(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: the old images of a failed write are on their way back."""
+class OldImage(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Token: an old image that reads in progress need is on its way from disk."""
+
+    request: WriteRequest
+    pgid: int
+
+
+class Room(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Token: a write waits for room in the log, or for the device to catch up."""
 
     request: WriteRequest
 
 
 class Synced(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: a sync that covers these writes and `Sync` messages."""
+    """Token: the log is being made durable for a `Sync`."""
 
-    waiting: tuple[WriteRequest | Sync, ...]
-
-
-class Cut(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: the file is being cut, for a `Truncate`, or (None) because appends failed."""
-
-    message: TruncateMessage | None
+    message: Sync
 
 
-WriteToken = Applied | Restored | Synced | Cut
+class Truncated(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Token: a TRUNCATE record is on its way to the log, or the file is being cut."""
+
+    message: TruncateMessage
 
 
 class WriteService:
     """The writes and appends of one page file."""
 
-    def __init__(self, core: ServerCore, reads: ReadService, workers: Sequence[Address]) -> None:
+    def __init__(
+        self, core: ServerCore, reads: ReadService, log: SharedLog, wal: Address, checkpointer: Address
+    ) -> None:
         self._core = core
         self._reads = reads
-        self._worker = workers[core.state.file_id % len(workers)]
+        self._log = log
+        self._wal = wal
+        self._checkpointer = checkpointer
         self._room: Reservations[Session, WriteRequest] = Reservations(
             core.options.staging_bytes, core.options.session_staging_bytes
         )
-        self._collected: deque[WriteRequest] = deque()
-        """Complete writes that wait for others, in the order of their completion."""
-        self._applying: dict[WriteRequest, None] = {}
-        self._appends: deque[WriteRequest] = deque()
-        """The appends among `_applying`, in the order of their places."""
+        self._held: list[WriteRequest] = []
+        """Complete writes that wait for a truncation."""
+        self._logging: dict[WriteRequest, None] = {}
+        """Writes that have begun to be logged and are not published."""
+        self._publishing: deque[WriteRequest] = deque()
+        """Committed writes that are not published, in commit order."""
         self._tail = core.state.page_count
-        """Where the next append begins."""
-        self._sync_waiting: list[WriteRequest | Sync] = []
-        self._syncing: tuple[WriteRequest | Sync, ...] = ()
-        """Those that the sync under way is for."""
+        """Where the next append begins: the page count when all that is committed is published."""
         self._truncations: deque[TruncateMessage] = deque()
-        self._cuts: deque[TruncateMessage | None] = deque()
-        """The cuts of the file under way."""
-        self._doomed = 0
-        """The failed appends that have not ended yet; when they have, the file is cut."""
-        self._starting = False
+        self._truncating: list[TruncateMessage] = []
+        """The truncation under way, if there is one."""
+        self._syncing: list[Sync] = []
 
     # -- admission
 
@@ -156,8 +163,10 @@ class WriteService:
             self.fail(request, error)
             return
         request.state = "collected"
-        self._collected.append(request)
-        self._start_collected()
+        if self._truncations or self._truncating:
+            self._held.append(request)
+        else:
+            self._start(request)
 
     def check_idle(self, requests: Sequence[WriteRequest]) -> None:
         """Fail the writers among these that have sent nothing for too long."""
@@ -170,158 +179,139 @@ class WriteService:
                 )
                 self.fail(request, error)
 
-    # -- applying
-
-    def _start_collected(self) -> None:
-        """Begin to apply what nothing stands in the way of."""
-        if self._truncations:
-            self._truncate_when_quiet()
-            return
-        if self._starting:
-            return  # one that could not be started has ended, and the loop below goes on
-        self._starting = True
-        held: list[WriteRequest] = []
-        while self._collected and not self._cutting:
-            request = self._collected.popleft()
-            if request.state != "collected":
-                continue
-            if not request.append and any(map(request.overlaps, chain(self._applying, held))):
-                held.append(request)
-                continue
-            self._start(request)
-        self._collected.extendleft(reversed(held))
-        self._starting = False
+    # -- logging
 
     def _start(self, request: WriteRequest) -> None:
-        state = self._core.state
-        if request.append:
-            request.pgid = self._tail
-            self._tail += request.n
-            self._appends.append(request)
-        else:
+        if not request.append:
             try:
-                state.check_range(request.pgid, request.n)  # the file may have been truncated meanwhile
+                self._core.state.check_range(request.pgid, request.n)  # the file may have been truncated meanwhile
             except OutOfRange as error:
                 self.fail(request, error)
                 return
-        request.state = "applying"
-        self._applying[request] = None
+        request.state = "logging"
+        request.transaction = self._log.next_transaction()
+        self._logging[request] = None
         self._core.ready(request)
 
     def serve(self, request: WriteRequest) -> int:
-        """Apply one chunk; returns how many pages that were (0: it has to wait, or has failed)."""
-        core, state = self._core, self._core.state
-        if request.error is not None:
-            self._applied_or_doomed(request)
+        """Log one chunk; returns how many pages that were (0: it has to wait)."""
+        core, log, buffer = self._core, self._log, self._log.buffer
+        if not log.has_room:
+            self._core.tell_worker(self._wal, WalRoom(core.ref, Room(request)))
             return 0
-        first = request.pgid + request.applied
-        n = min(core.options.chunk, request.n - request.applied)
-        if not request.append:
-            images: list[bytes] | list[bytes | None]
-            if request.loaded is not None:
-                images, request.loaded = request.loaded, None
-            else:
-                images = state.resolve(state.version, first, n)
-                if None in images:
-                    core.load(request, first, images)
-                    return 0
-            core.settle(state.shield(first, images))  # type: ignore[arg-type]
-        data = tuple(request.pages[request.applied : request.applied + n])
+        file_id, transaction = core.state.file_id, request.transaction
+        first = request.logged
+        end = min(first + core.options.chunk, request.n)
+        try:
+            for index in range(first, end):
+                buffer.insert_page(transaction, file_id, index, request.pages[index])
+                request.logged = index + 1
+            if end == request.n:
+                self._commit(request)
+                core.counters["chunks"] += 1
+                return end - first
+        except NoSpace:  # several writers have used up what there was since `has_room` was asked
+            self._core.tell_worker(self._wal, WalRoom(core.ref, Room(request)))
+            return 0
         core.counters["chunks"] += 1
-        core.tell_worker(self._worker, WriteBlocks(core.file, first, data, core.ref, Applied(request, n)))
-        return n
-
-    def loaded(self, request: WriteRequest, pages: list[bytes], error: PfsError | None) -> None:
-        """The old images of the next chunk have come from disk, or not."""
-        if isinstance(error, FatalError):
-            self._core.panic(error)
-        elif error is not None:
-            self._give_up(request, error)
+        if buffer.pending_bytes > MOST_PENDING:
+            self._core.tell_worker(self._wal, WalFlush(buffer.inserted - MOST_PENDING // 2, core.ref, Room(request)))
         else:
-            request.loaded = pages
-            self._core.ready(request)
+            core.ready(request)
+        return end - first
 
-    def file_call_ended(self, token: WriteToken, error: PfsError | None) -> None:
-        """A worker has answered."""
-        if error is not None and not (isinstance(error, RequestError) and isinstance(token, Applied)):
-            self._core.panic(error)
-            return
+    def _commit(self, request: WriteRequest) -> None:
+        buffer, tail = self._log.buffer, self._tail
+        pgid = tail if request.append else request.pgid
+        page_count = tail + request.n if request.append else tail
+        place = buffer.insert_commit(request.transaction, self._core.state.file_id, pgid, request.n, page_count)
+        request.pgid, self._tail = pgid, page_count
+        request.lsn = place.lsn
+        request.first_lsn = buffer.first_lsn(request.transaction)
+        request.state = "committed"
+        self._publishing.append(request)
+        if request.durability == "memory":
+            request.durable = True
+            self._publish_ready()
+        else:
+            self._core.tell_worker(self._wal, WalFlush(place.end, self._core.ref, Committed(request)))
+
+    def flushed(self, token: Committed | Room | Synced | Truncated) -> None:
+        """The log is durable as far as was asked for."""
         match token:
-            case Applied(request, n):
-                if request.error is not None:  # an append before this one has failed meanwhile
-                    self._applied_or_doomed(request)
-                    return
-                if error is not None:
-                    self._give_up(request, error)
-                    return
-                request.applied += n
-                if request.applied < request.n:
-                    self._core.ready(request)
-                else:
-                    self._applied_or_doomed(request)
-            case Restored(request):
-                self._core.state.unshield(request.pgid, request.n)
-                assert request.error is not None
-                self._finish(request, request.error)
-            case Synced(waiting):
-                self._syncing = ()
+            case Committed(request):
+                request.durable = True
+                self._publish_ready()
+            case Room(request):
+                self._core.ready(request)
+            case Synced(message):
                 self._core.counters["syncs"] += 1
-                for each in waiting:
-                    if isinstance(each, Sync):
-                        self._core.tell(each.client, Done(each.ref))
-                    else:
-                        self._publish_in_order(each)
-                self._sync()
-            case Cut(message):
-                self._was_cut(message)
+                self._syncing.remove(message)
+                self._core.tell(message.client, Done(message.ref))
+            case Truncated(message):
+                self._truncate_logged(message)
 
-    def _applied_or_doomed(self, request: WriteRequest) -> None:
-        """All chunks are written, or an append before this one has failed and so must this one."""
-        if request.error is not None:
-            self._end_doomed(request)
-        elif request.durability == "disk":
-            request.state = "written"
-            self._sync_waiting.append(request)
-            self._sync()
-        else:
-            self._publish_in_order(request)
+    def refused(self, token: Room | Truncated, error: PfsError) -> None:
+        """There is no room in the log, and none can be made."""
+        match token:
+            case Room(request):
+                self._finish(request, error)
+            case Truncated(message):
+                self._core.refuse(message.client, message.ref, error)
+                self._truncation_ended()
 
     def sync(self, message: Sync) -> None:
         """Make all that was acknowledged durable, then `Done`."""
-        self._sync_waiting.append(message)
-        self._sync()
-
-    def _sync(self) -> None:
-        if self._sync_waiting and not self._syncing:
-            self._syncing, self._sync_waiting = tuple(self._sync_waiting), []
-            self._core.tell_worker(self._worker, SyncBlocks(self._core.file, self._core.ref, Synced(self._syncing)))
+        self._syncing.append(message)
+        self._core.tell_worker(self._wal, WalFlush(None, self._core.ref, Synced(message)))
 
     # -- publishing
 
-    def _publish_in_order(self, request: WriteRequest) -> None:
-        if request.state == "ended":
-            return  # an append that was doomed while it waited for its sync
-        request.state = "durable"
-        if not request.append:
-            self._publish(request)
-        while self._appends and self._appends[0].state == "durable":
-            self._publish(self._appends.popleft())
+    def _publish_ready(self) -> None:
+        state = self._core.state
+        while self._publishing and self._publishing[0].durable:
+            request = self._publishing[0]
+            if request.loading:
+                return
+            missing = [pgid for pgid in state.missing_images(request.pgid, request.n) if pgid not in request.images]
+            if missing:
+                request.loading = len(missing)
+                for pgid in missing:
+                    self._core.load(OldImage(request, pgid), pgid, [None])
+                return
+            self._publish(self._publishing.popleft())
+
+    def loaded(self, token: OldImage, pages: list[bytes], error: PfsError | None) -> None:
+        """The old image of a page has come from disk, or not."""
+        token.request.loading -= 1
+        if isinstance(error, FatalError):
+            self._core.panic(error)
+            return
+        if error is not None:
+            self._reads.fail_readers_of(token.pgid, error)
+        else:
+            token.request.images[token.pgid] = pages[0]
+        self._publish_ready()
 
     def _publish(self, request: WriteRequest) -> None:
         core, state = self._core, self._core.state
-        outcomes, failed_cuts = state.publish(request.pgid, request.pages)
+        outcomes, failed_cuts = state.publish(
+            request.pgid, request.pages, request.lsn, request.first_lsn, request.images
+        )
         core.settle(outcomes)
         core.counters["pages_written"] += request.n
         self._reads.fail_cuts(failed_cuts)
+        self._log.buffer.settle(request.transaction)
         self._leave(request)
-        core.tell(request.session.client, DataWriteEnd(request.ref, request.pgid, request.n, state.version))
-        self._start_collected()
+        core.tell(request.session.client, DataWriteEnd(request.ref, request.pgid, request.n, request.lsn))
+        core.dirtied()
+        self._truncate_when_quiet()
 
     # -- failing
 
     def fail(self, request: WriteRequest, error: PfsError) -> bool:
-        """End a write that is not being applied yet; returns False if it is, and then ends as it ends."""
-        if request.state in ("applying", "written", "durable", "ended"):
+        """End a write that has not begun to be logged; returns False if it has, and then ends as it ends."""
+        if request.state not in ("waiting", "collecting", "collected"):
             return False
         if request.state == "collecting":
             self._core.tell(request.stream, CloseTransfer(request.ref, error))
@@ -336,58 +326,25 @@ class WriteService:
 
     def abandon_calls(self, error: PfsError) -> None:
         """The same for the `Sync` and `Truncate` messages that have not been answered."""
-        for message in (*self._sync_waiting, *self._syncing, *self._truncations, *self._cuts):
-            if isinstance(message, (Sync, TruncateMessage)):
-                self._core.refuse(message.client, message.ref, error)
-        self._sync_waiting.clear()
-        self._syncing = ()
+        for message in (*self._syncing, *self._truncations, *self._truncating):
+            self._core.refuse(message.client, message.ref, error)
+        self._syncing.clear()
         self._truncations.clear()
-        self._cuts.clear()
-
-    def _give_up(self, request: WriteRequest, error: PfsError) -> None:
-        """A write that is being applied cannot go on."""
-        if request.append:
-            position = self._appends.index(request)
-            doomed = [each for each in list(self._appends)[position:] if each.error is None]
-            self._doomed += len(doomed)
-            for each in doomed:
-                each.error = NoSpace(f"an append before this one failed: {error}") if each is not request else error
-            for each in doomed:
-                if each is request or each.state in ("written", "durable"):
-                    self._end_doomed(each)
-            return
-        request.error = error
-        n = min(request.applied + self._core.options.chunk, request.n)
-        try:
-            images = tuple(self._core.state.shielded(request.pgid, n))
-        except KeyError:  # the failed chunk was never begun: its images could not be loaded
-            n = request.applied
-            images = tuple(self._core.state.shielded(request.pgid, n))
-        if not images:
-            self._finish(request, error)
-            return
-        message = WriteBlocks(self._core.file, request.pgid, images, self._core.ref, Restored(request))
-        self._core.tell_worker(self._worker, message)
-
-    def _end_doomed(self, request: WriteRequest) -> None:
-        assert request.error is not None
-        self._appends.remove(request)
-        self._doomed -= 1
-        if not self._doomed:
-            self._tail = self._appends[-1].end if self._appends else self._core.state.page_count
-            self._cut(self._tail, None)
-        self._finish(request, request.error)
+        self._truncating.clear()
 
     def _finish(self, request: WriteRequest, error: PfsError) -> None:
+        if request.transaction:
+            self._log.buffer.settle(request.transaction)
         self._leave(request)
         self._core.refuse(request.session.client, request.ref, error)
-        self._start_collected()
+        self._truncate_when_quiet()
 
     def _leave(self, request: WriteRequest) -> None:
         request.state = "ended"
         request.pages = []
+        request.images = {}
         request.session.requests.pop(request.ref, None)
-        self._applying.pop(request, None)
+        self._logging.pop(request, None)
         self._core.ended(request)
         for granted in self._room.release(request):
             self._invite(granted)
@@ -395,7 +352,7 @@ class WriteService:
     # -- truncation
 
     def truncate(self, message: TruncateMessage) -> None:
-        """Cut the file when nothing is being applied; raises what is wrong with the message."""
+        """Cut the file when nothing is being logged; raises what is wrong with the message."""
         state = self._core.state
         check_number("n", message.n, 0, LARGEST_PGID + 1)
         if message.n > state.page_count:
@@ -404,40 +361,53 @@ class WriteService:
         self._truncate_when_quiet()
 
     def _truncate_when_quiet(self) -> None:
-        if self._applying or self._cutting or not self._truncations:
+        if self._logging or self._truncating or not self._truncations:
             return
         message = self._truncations.popleft()
-        n = min(message.n, self._core.state.page_count)
-        self._cut(n, message)
-        outcomes, failed = self._core.state.truncate(n)
+        self._truncating.append(message)
+        record = TruncateRecord(self._core.state.file_id, min(message.n, self._core.state.page_count))
+        self._core.tell_worker(self._wal, WalAppend((record,), self._core.ref, Truncated(message)))
+
+    def _truncate_logged(self, message: TruncateMessage) -> None:
+        """The TRUNCATE record is durable: the file is shorter from now on."""
+        state = self._core.state
+        n = min(message.n, state.page_count)
+        outcomes, failed = state.truncate(n)
         self._core.settle(outcomes)
         self._reads.fail_cuts(failed)
         self._tail = n
+        cut = CutFile(state.file_id, n, self._core.ref, Truncated(message))
+        self._core.tell_worker(self._checkpointer, cut)
 
-    @property
-    def _cutting(self) -> bool:
-        return bool(self._cuts or self._doomed)
+    def was_cut(self, message: TruncateMessage) -> None:
+        """The data file is cut as well."""
+        self._core.tell(message.client, Done(message.ref))
+        self._truncation_ended()
 
-    def _cut(self, n: int, message: TruncateMessage | None) -> None:
-        self._cuts.append(message)
-        self._core.tell_worker(self._worker, TruncateBlocks(self._core.file, n, self._core.ref, Cut(message)))
-
-    def _was_cut(self, message: TruncateMessage | None) -> None:
-        self._cuts.popleft()
-        if message is not None:
-            self._core.tell(message.client, Done(message.ref))
-        self._start_collected()
+    def _truncation_ended(self) -> None:
+        self._truncating.clear()
+        self._truncate_when_quiet()
+        if not self._truncating:
+            held, self._held = self._held, []
+            for request in held:
+                if request.state == "collected":
+                    self._start(request)
 
     # -- inspection
 
     @property
+    def committed_page_count(self) -> int:
+        """The page count when all that is committed is published."""
+        return self._tail
+
+    @property
     def applying(self) -> int:
-        """How many writes are past the point where they can be given up."""
-        return len(self._applying) + len(self._truncations) + len(self._cuts)
+        """How many writes and truncations are past the point where they can be given up."""
+        return len(self._logging) + len(self._truncations) + len(self._truncating)
 
     def counters(self) -> dict[str, Any]:
         return {
             "writes_waiting": self._room.waiting,
             "staged_bytes": self._room.reserved,
-            "writes_applying": len(self._applying),
+            "writes_applying": len(self._logging),
         }

@@ -4,22 +4,23 @@ Plain code.  A read belongs to a *cut*: the version of the file that it sees, an
 been sent yet.  Four places may hold the image of a page that a cut sees, looked at in this order:
 
 1. the version store: the page was overwritten after the cut;
-2. the *shield*: the page is being overwritten on disk by a write that is not published; the shield holds the current,
-   still valid image, because what is on disk now is neither old nor new;
-3. the page table (pages in memory);
+2. the page table (pages in memory, any of which may be evicted);
+3. the dirty pages (newer in memory than on disk);
 4. the disk.
 
-Invariants: `page_count` and `version` change only in `publish` and `truncate`, each one step; a page is shielded from
-before the first byte of it is overwritten on disk until it is published or the write is given up; a page of an open
-cut that is superseded goes to the version store in the same step.  What the version store may keep is bounded: past
-`versions_limit` bytes the oldest of the cuts that need some of it are failed (`SnapshotTooOld`) until the rest fits.
+Invariants: `page_count` and `version` change only in `publish` and `truncate`, each one step; a page of an open cut that is
+superseded goes to the version store in the same step, so `publish` wants the old images that are only on disk in
+memory first (`missing_images`); no page is read from disk while it is dirty, so never while it is being overwritten there.
+What the version store may keep is bounded: past `versions_limit` bytes the oldest of the cuts that need some of it are
+failed (`SnapshotTooOld`) until the rest fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_table import Outcome, PageTable
 from pfs.cache.versions import PageVersions
 from pfs.errors import OutOfRange, SnapshotTooOld
@@ -41,7 +42,14 @@ class PageFileState:
     """One page file as its server knows it (see the module)."""
 
     def __init__(
-        self, name: str, file_id: int, page_size: int, page_count: int, table: PageTable[Any], versions_limit: int
+        self,
+        name: str,
+        file_id: int,
+        page_size: int,
+        page_count: int,
+        table: PageTable[Any],
+        dirty: DirtyPages,
+        versions_limit: int,
     ) -> None:
         self.name = name
         self.file_id = file_id
@@ -49,9 +57,9 @@ class PageFileState:
         self.page_count = page_count
         self.version = 0
         self.table = table
+        self.dirty = dirty
         self.versions = PageVersions()
         self.versions_limit = versions_limit
-        self._shield: dict[int, bytes] = {}
         self._cuts: dict[Cut, None] = {}
 
     # -- reading
@@ -78,49 +86,49 @@ class PageFileState:
     def resolve(self, snapshot: int, pgid: int, n: int) -> list[bytes | None]:
         """The pages of a run as of a snapshot, None where the disk must be read."""
         pages = self.table.lookup(self.file_id, pgid, n)
-        if self._shield or len(self.versions):
-            find, shield = self.versions.find, self._shield
+        if None in pages and len(self.dirty):
+            for number, page in enumerate(pages):
+                if page is None:
+                    pages[number] = self.dirty.get(self.file_id, pgid + number)
+        if len(self.versions):
+            find = self.versions.find
             for number in range(n):
-                image = find(pgid + number, snapshot) or shield.get(pgid + number)
+                image = find(pgid + number, snapshot)
                 if image is not None:
                     pages[number] = image
         return pages
 
     # -- writing
 
-    def shield(self, pgid: int, images: Sequence[bytes]) -> list[Outcome[Any]]:
-        """Hold the current images of pages that are about to be overwritten on disk.
+    def missing_images(self, pgid: int, n: int) -> list[int]:
+        """The pages of a run whose present image an open cut needs and which are only on disk."""
+        return [
+            number
+            for number in sorted(self._needed(pgid, pgid + n))
+            if number < self.page_count and self._image(number) is None
+        ]
 
-        They go into the page table as well: a read of these pages that is under way (a page may have been evicted
-        since its image was loaded) is void from now on, and whoever waits for it gets the image.  Returns those waits.
-        """
-        for number, image in enumerate(images, pgid):
-            self._shield[number] = image
-        return self.table.publish(self.file_id, pgid, images)
+    def cuts_of(self, pgid: int) -> list[Cut]:
+        """The open cuts that still need a page."""
+        return [cut for cut in self._cuts if cut.next <= pgid < cut.end]
 
-    def shielded(self, pgid: int, n: int) -> list[bytes]:
-        """The images held for a run, all of which is shielded."""
-        return [self._shield[number] for number in range(pgid, pgid + n)]
-
-    def unshield(self, pgid: int, n: int) -> None:
-        """A write was given up and the disk has the old pages again; no effect on pages without a shield."""
-        for number in range(pgid, pgid + n):
-            self._shield.pop(number, None)
-
-    def publish(self, pgid: int, pages: Sequence[bytes]) -> tuple[list[Outcome[Any]], list[Cut]]:
+    def publish(
+        self, pgid: int, pages: Sequence[bytes], lsn: int, first_lsn: int, images: Mapping[int, bytes]
+    ) -> tuple[list[Outcome[Any]], list[Cut]]:
         """Make a write visible, whole, in this one step.
 
-        Returns what `PageTable.publish` returns, and the cuts that were failed to keep the version store bounded.
+        `lsn` and `first_lsn`: of its commit and first record in the log.  `images`: those that were missing.  Returns what
+        `PageTable.publish` returns, and the cuts that were failed to keep the version store bounded.
         """
         self.version += 1
         end = pgid + len(pages)
-        for number in self._needed(pgid, end):
-            image = self._shield.get(number)
-            if image is not None:
-                self.versions.save(number, self.version, image)
-        self.unshield(pgid, len(pages))
+        for number in sorted(self._needed(pgid, min(end, self.page_count))):
+            image = self._image(number) or images[number]
+            self.versions.save(number, self.version, image)
         self.page_count = max(self.page_count, end)
         outcomes = self.table.publish(self.file_id, pgid, pages)
+        for number, page in enumerate(pages, pgid):
+            self.dirty.put(self.file_id, number, page, lsn, first_lsn)
         return outcomes, self._fail_oldest()
 
     def truncate(self, n: int) -> tuple[list[Outcome[Any]], list[Cut]]:
@@ -129,6 +137,7 @@ class PageFileState:
         self.page_count = n
         error = OutOfRange(f"{self.name!r} was truncated to {n} pages")
         outcomes = self.table.discard(self.file_id, n, error)
+        self.dirty.discard(self.file_id, n)
         failed = [cut for cut in self._cuts if cut.end > n]
         for cut in failed:
             self.close_cut(cut)
@@ -141,6 +150,10 @@ class PageFileState:
             f"yet, sees version {cut.snapshot}, and the pages overwritten or cut off since no longer fit into the "
             f"version store ({self.versions_limit} bytes): read faster, in shorter parts, or raise `version_bytes`"
         )
+
+    def _image(self, pgid: int) -> bytes | None:
+        page = self.table.lookup(self.file_id, pgid, 1)[0]
+        return self.dirty.get(self.file_id, pgid) if page is None else page
 
     def _needed(self, pgid: int, end: int) -> set[int]:
         needed: set[int] = set()

@@ -29,8 +29,8 @@ class BlockFile(Protocol):
 
     def read(self, block: int, n: int) -> list[bytes]: ...
 
-    def write(self, block: int, pages: Sequence[bytes]) -> None:
-        """Write blocks; the file grows if they lie past its end."""
+    def write(self, block: int, pages: Sequence[bytes], lsns: Sequence[int]) -> None:
+        """Write blocks, with the LSNs of their commits; the file grows if they lie past its end."""
         ...
 
     def sync(self) -> None:

@@ -68,7 +68,7 @@ class RelationFile:
         self._manager.readv(self.relation, Fork.MAIN, block, buffers)
         return [bytes(buffer) for buffer in buffers]
 
-    def write(self, block: int, pages: Sequence[bytes]) -> None:
+    def write(self, block: int, pages: Sequence[bytes], lsns: Sequence[int]) -> None:
         existing = max(min(self.block_count() - block, len(pages)), 0)
         if existing:
             self._manager.writev(self.relation, Fork.MAIN, block, pages[:existing])
@@ -129,6 +129,28 @@ class PageFileStore:
                 "stop it, or use another directory"
             ) from None
         return descriptor
+
+    @property
+    def file_system(self) -> FileSystem:
+        """The files that the log and the control file are made of."""
+        return self._fs
+
+    def page_files(self) -> dict[int, int]:
+        """Page size of every page file, by id."""
+        return {entry.number: entry.page_size for entry in self._catalog.entries()}
+
+    def open_by_id(self, file_id: int, page_size: int) -> RelationFile:
+        """A page file for recovery, to be closed by the caller; a torn tail is cut, as the log has what belongs there."""
+        address = next(each.address for each in self._catalog.entries() if each.number == file_id)
+        return RelationFile(self._manager, self._manager.open(address, page_size, repair=True))
+
+    def sync(self) -> None:
+        """Make everything that was written to page files durable."""
+        self._manager.sync()
+
+    def remove_strays(self) -> None:
+        """Remove the files of page files that were dropped."""
+        self._catalog.remove_strays()
 
     def condition(self) -> Condition:
         """A lock for code that waits."""

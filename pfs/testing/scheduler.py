@@ -356,6 +356,9 @@ class SimulatedScheduler(Runtime):
     def launch_blocking(self, actor: BlockingActor) -> None:
         pass  # its mailbox is in the run queue when it has messages
 
+    def new_id(self) -> int:
+        return self.random.getrandbits(64)
+
     def may_run_here(self, inline: bool) -> bool:
         return True
 

@@ -240,6 +240,10 @@ class LogBuffer:
         """The same, and it may use the reserve: for what a checkpoint needs.  Raises `NoSpace`."""
         return self._insert(body, self._hard_limit)
 
+    def first_lsn(self, transaction: int) -> int:
+        """The first LSN of an unsettled transaction."""
+        return self._unsettled[transaction]
+
     def settle(self, transaction: int) -> None:
         """A transaction's pages are in the buffer pool (or on disk), or it was given up; no effect if it is settled."""
         self._unsettled.pop(transaction, None)

@@ -1,0 +1,313 @@
+"""`Checkpointer`: the actor that writes dirty pages to the data files, and so lets the log be forgotten.
+
+It does two things with the same machinery.  In the background it writes the oldest dirty pages whenever there are more than
+`dirty_soft_bytes`.  And it makes checkpoints: everything that became dirty from log before the *redo point* is written, the
+files are synced, a CHECKPOINT record and then the control file say so, and the log before the redo point is used again.
+Both are spread out: a few runs of pages are on their way to the disk at a time, and nobody waits for them but the checkpoint.
+
+Order, each step after the one before has succeeded: log flushed; dirty pages with a first LSN below the redo point written;
+data files synced; CHECKPOINT record flushed; control file written and synced; log segments recycled.
+If a data file has no space its pages stay dirty and the checkpoint goes on when there is space; the log grows meanwhile, up
+to its limit.  Any other failure is fatal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+import pykka
+
+from pfs.actors import Actor, Address
+from pfs.actors.file_worker import Carried, Carry
+from pfs.actors.wal_server import RoomMade, WalFlush, WalFlushed
+from pfs.cache.dirty_pages import DirtyPages, DirtyRun
+from pfs.errors import NoSpace, PfsError
+from pfs.files.block_file import BlockFile
+from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
+from pfs.wal.control_file import ControlFile
+from pfs.wal.log_buffer import Place
+from pfs.wal.log_files import LogFiles
+from pfs.wal.shared_log import SharedLog
+
+RUNS_IN_FLIGHT = 4
+"""How many runs of pages are on their way to the disk at a time."""
+
+RUN_PAGES = 64
+"""The most pages of a run."""
+
+RETRY_SECONDS = 1.0
+"""After no space was left for a data file, how long until it is tried again."""
+
+
+class Dirtied(msgspec.Struct, frozen=True, gc=False):
+    """A server: there are more dirty pages."""
+
+
+class MakeCheckpoint(msgspec.Struct, frozen=True, gc=False):
+    """Make a checkpoint now; replied with `CheckpointMade`.  `shutdown`: nothing will be logged after it."""
+
+    reply_to: Address | None
+    token: Any = None
+    shutdown: bool = False
+
+
+class CheckpointMade(msgspec.Struct, frozen=True, gc=False):
+    """A checkpoint that began after the request has been made."""
+
+    ref: Any
+
+
+class CutFile(msgspec.Struct, frozen=True, gc=False):
+    """Cut a data file, whose pages beyond are dirty no more, to n pages; replied with `FileCut`."""
+
+    file_id: int
+    n: int
+    reply_to: Address
+    token: Any
+
+
+class FileCut(msgspec.Struct, frozen=True, gc=False):
+    """The file is cut."""
+
+    token: Any
+
+
+class _Tick(msgspec.Struct, frozen=True, gc=False):
+    """To itself: it may be time."""
+
+
+class _Written(msgspec.Struct, frozen=True, gc=False, eq=False):
+    run: DirtyRun
+
+
+class _Cut(msgspec.Struct, frozen=True, gc=False, eq=False):
+    message: CutFile
+
+
+Phase = Literal["idle", "flushing", "writing", "syncing", "recording", "controlling", "recycling"]
+
+
+class Checkpointer(Actor):
+    """Writes dirty pages and makes checkpoints (see the module).
+
+    `files`: the open page files by id, shared with the system.  `sync`: makes the data files durable, and returns when
+    that is so.  `page_counts`: of the open files, by id, when all that is committed is published.
+    """
+
+    inline = True
+
+    def __init__(
+        self,
+        dirty: DirtyPages,
+        log: SharedLog,
+        files: dict[int, BlockFile],
+        log_files: LogFiles,
+        control: ControlFile,
+        wal: Address,
+        keeper: Address,
+        workers: Sequence[Address],
+        sync: Callable[[], None],
+        page_counts: Callable[[], dict[int, int]],
+        panic: Callable[[BaseException], None],
+        dirty_soft_bytes: int,
+    ) -> None:
+        super().__init__()
+        self._dirty = dirty
+        self._log = log
+        self._files = files
+        self._log_files = log_files
+        self._control = control
+        self._wal = wal
+        self._keeper = keeper
+        self._workers = tuple(workers)
+        self._sync = sync
+        self._page_counts = page_counts
+        self._panic = panic
+        self._soft = dirty_soft_bytes
+        self._in_flight = 0
+        self._blocked = False
+        self._phase: Phase = "idle"
+        self._redo = 0
+        self._place: Place | None = None
+        self._shutdown = False
+        self._wanted: list[MakeCheckpoint] = []
+        self._making: list[MakeCheckpoint] = []
+        self._cuts: list[CutFile] = []
+        self._last = 0.0
+        self.checkpoints = 0
+        self.pages_written = 0
+
+    def on_start(self) -> None:
+        self._last = self.scheduler.now()
+        self.send_after(self._log.options.checkpoint_seconds, _Tick())
+
+    def on_receive(self, message: Any) -> None:
+        match message:
+            case Dirtied():
+                pass
+            case Carried(token, result, error):
+                self._carried(token, result, error)
+            case WalFlushed():
+                self._flushed()
+            case MakeCheckpoint():
+                self._wanted.append(message)
+            case CutFile():
+                self._cuts.append(message)
+            case _Tick():
+                self._tick()
+        self._begin()
+        self._write()
+        self._cut()
+
+    def _tick(self) -> None:
+        self._blocked = False
+        since = self.scheduler.now() - self._last
+        if since >= self._log.options.checkpoint_seconds and self._log.buffer.next_lsn != self._log.redo_lsn:
+            self._wanted.append(MakeCheckpoint(None))
+        self.send_after(RETRY_SECONDS if len(self._dirty) else self._log.options.checkpoint_seconds, _Tick())
+
+    # -- writing dirty pages
+
+    def _write(self) -> None:
+        while not self._blocked and self._in_flight < RUNS_IN_FLIGHT:
+            if self._phase == "writing":
+                below: int | None = self._redo
+            elif self._dirty.bytes > self._soft:
+                below = None
+            else:
+                break
+            runs = self._dirty.take(RUN_PAGES, self._log.buffer.flushed, below)
+            if not runs:
+                break
+            for run in runs:
+                self._in_flight += 1
+                self._send(run)
+        if self._phase == "writing" and not self._in_flight:
+            oldest = self._dirty.oldest_first_lsn()
+            if oldest is None or oldest >= self._redo:
+                self._phase = "syncing"
+                self._workers[0].tell(Carry(self._sync, self._actor_ref, "syncing"))
+
+    def _send(self, run: DirtyRun) -> None:
+        assert max(run.lsns) <= self._log.buffer.flushed, "a page must not reach the disk before its log"
+        file = self._files[run.file_id]
+        self._worker_of(run.file_id).tell(
+            Carry(lambda: file.write(run.pgid, run.pages, run.lsns), self._actor_ref, _Written(run))
+        )
+
+    def _worker_of(self, file_id: int) -> Address:
+        """The changes of one file are made by one worker, one after the other."""
+        return self._workers[file_id % len(self._workers)]
+
+    def _carried(self, token: Any, result: Any, error: PfsError | None) -> None:
+        if isinstance(token, _Written):
+            self._in_flight -= 1
+            if isinstance(error, NoSpace):
+                self._dirty.not_written(token.run)
+                self._blocked = True
+                self.send_after(RETRY_SECONDS, _Tick())
+                return
+            if error is None:
+                self._dirty.written(token.run)
+                self.pages_written += len(token.run.pages)
+                return
+        if error is not None:
+            self._panic(error)
+        elif isinstance(token, _Cut):
+            _tell(token.message.reply_to, FileCut(token.message.token))
+        elif token == "syncing":
+            self._record()
+        elif token == "controlling":
+            self._phase = "recycling"
+            before = self._redo // self._log.segment_bytes
+            epoch, files = self._log.buffer.epoch, self._log_files
+            spares = max(self._log.options.checkpoint_bytes // self._log.segment_bytes, 2)
+
+            def recycle() -> int:
+                files.recycle(before, epoch, spares)
+                return files.end_of_segments()
+
+            self._keeper.tell(Carry(recycle, self._actor_ref, "recycling"))
+        elif token == "recycling":
+            self._made(result)
+
+    def _cut(self) -> None:
+        for message in [each for each in self._cuts if not self._dirty.writes_under_way(each.file_id)]:
+            self._cuts.remove(message)
+            call = partial(_cut_file, self._files[message.file_id], message.n)
+            self._worker_of(message.file_id).tell(Carry(call, self._actor_ref, _Cut(message)))
+
+    # -- checkpoints
+
+    def _begin(self) -> None:
+        if self._phase != "idle":
+            return
+        if not self._wanted and not self._log.wants_checkpoint:
+            return
+        self._phase = "flushing"
+        self._making, self._wanted = self._wanted, []
+        self._shutdown = any(each.shutdown for each in self._making)
+        self._redo = self._log.buffer.redo_point()
+        self._last = self.scheduler.now()
+        self._wal.tell(WalFlush(None, self._actor_ref, None))
+
+    def _flushed(self) -> None:
+        if self._phase == "flushing":
+            self._phase = "writing"
+        elif self._phase == "recording":
+            self._phase = "controlling"
+            control, place, redo, shutdown = self._control, self._place, self._redo, self._shutdown
+            durable = self._log.buffer.flushed
+            assert place is not None
+
+            def record() -> None:
+                record_checkpoint(control, place, redo, durable, shutdown=shutdown)
+
+            self._keeper.tell(Carry(record, self._actor_ref, "controlling"))
+
+    def _record(self) -> None:
+        self._phase = "recording"
+        buffer = self._log.buffer
+        if self._shutdown:
+            self._redo = buffer.next_lsn
+            self._log.closed = True
+        try:
+            self._place = insert_checkpoint(
+                buffer,
+                redo_lsn=self._redo,
+                page_counts=self._page_counts(),
+                next_file_id=1,
+                next_transaction=self._log.next_transaction(),
+                shutdown=self._shutdown,
+            )
+        except NoSpace as error:
+            self._panic(error)  # the reserve is for these records
+            return
+        self._wal.tell(WalFlush(self._place.end, self._actor_ref, None))
+
+    def _made(self, end_of_segments: int) -> None:
+        log = self._log
+        log.redo_lsn = self._redo
+        log.buffer.limit = max(end_of_segments, log.buffer.limit or 0)
+        self._phase = "idle"
+        self.checkpoints += 1
+        making, self._making = self._making, []
+        for each in making:
+            if each.reply_to is not None:
+                _tell(each.reply_to, CheckpointMade(each.token))
+        self._wal.tell(RoomMade())
+
+
+def _cut_file(file: BlockFile, n: int) -> None:
+    if n < file.block_count():  # the pages beyond may never have been written
+        file.truncate(n)
+
+
+def _tell(address: Address, message: Any) -> None:
+    try:
+        address.tell(message)
+    except pykka.ActorDeadError:
+        pass

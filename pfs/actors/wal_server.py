@@ -1,0 +1,284 @@
+"""`WalServer`: group commit; and `LogDevice`, the thread that writes and syncs the log.
+
+Records are inserted directly into the log buffer (`SharedLog`): like the page table it is shared by pfs's own actors,
+whose handlers run one at a time, so an insertion costs no message and fails, if there is no room, in the same step.  What
+takes messages is waiting: `WalFlush(upto)` is answered with `WalFlushed` when everything before `upto` is durable.
+
+While the device writes and syncs one batch, records gather for the next; each batch is one gathered write and one sync.
+Everybody who waits is told in the order of their LSNs.  The device does nothing but the system calls; what is computed is
+computed here.
+
+Segments are made ahead of the log by another worker.  Where one is needed that is not there yet, whoever inserts asks
+`WalRoom` and waits; if none can be made, the answer is `WalRefused(NoSpace)`: an insertion never fails because somebody was
+not quick enough, and a batch never, because there was no space.
+
+After a failed write or sync nothing more is answered: the system panics.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import msgspec
+import pykka
+
+from pfs.actors import Actor, Address, BlockingActor
+from pfs.actors.file_worker import Carried, Carry
+from pfs.errors import FatalError, NoSpace, PfsError
+from pfs.wal.bodies import Body
+from pfs.wal.log_buffer import Batch
+from pfs.wal.log_files import LogFiles
+from pfs.wal.shared_log import SharedLog
+
+SEAL_AFTER = 0.01
+"""Seconds of idleness after which the last batch is vouched for by a SEAL."""
+
+WRITE_AFTER = 0.2
+"""Seconds after which records that nobody waits for are written all the same."""
+
+
+class WalAppend(msgspec.Struct, frozen=True, gc=False):
+    """Insert records and make them durable; replied with `WalFlushed` (lsn of the last) or `WalRefused`."""
+
+    bodies: tuple[Body, ...]
+    reply_to: Address
+    token: Any
+
+
+class WalFlush(msgspec.Struct, frozen=True, gc=False):
+    """Make everything before `upto` durable (None: everything inserted); replied with `WalFlushed`."""
+
+    upto: int | None
+    reply_to: Address
+    token: Any
+
+
+class WalFlushed(msgspec.Struct, frozen=True, gc=False):
+    """Everything before `lsn` is durable."""
+
+    token: Any
+    lsn: int
+
+
+class WalRoom(msgspec.Struct, frozen=True, gc=False):
+    """Say when there is room for more records; replied with `WalRoomMade` or `WalRefused`."""
+
+    reply_to: Address
+    token: Any
+
+
+class WalRoomMade(msgspec.Struct, frozen=True, gc=False):
+    """There is room again: insert."""
+
+    token: Any
+
+
+class WalRefused(msgspec.Struct, frozen=True, gc=False):
+    """There is no room in the log, and none can be made now."""
+
+    token: Any
+    error: PfsError
+
+
+class WriteLog(msgspec.Struct, frozen=True, gc=False):
+    """The server to the device: write and sync a batch; replied with `LogWritten`."""
+
+    batch: Batch
+    reply_to: Address
+
+
+class LogWritten(msgspec.Struct, frozen=True, gc=False):
+    """The device has made a batch durable, or (error) nobody knows."""
+
+    batch: Batch
+    error: PfsError | None
+
+
+class RoomMade(msgspec.Struct, frozen=True, gc=False):
+    """The checkpointer: segments were given back."""
+
+
+class _Prepared(msgspec.Struct, frozen=True, gc=False):
+    segment: int
+
+
+class _LookIdle(msgspec.Struct, frozen=True, gc=False):
+    """The server to itself: has anything happened since?"""
+
+    inserted: int
+
+
+class LogDevice(BlockingActor):
+    """Writes and syncs the log."""
+
+    def __init__(self, files: LogFiles) -> None:
+        super().__init__()
+        self._files = files
+
+    def on_receive(self, message: Any) -> None:
+        error: PfsError | None = None
+        try:
+            self._files.write(message.batch)
+            self._files.sync()
+        except PfsError as failure:
+            error = failure
+        except Exception as failure:
+            error = FatalError(f"writing the log failed in a way that was not foreseen: {failure!r}")
+        message.reply_to.tell(LogWritten(message.batch, error))
+
+
+class WalServer(Actor):
+    """Batches, answers, segments ahead (see the module).
+
+    `keeper` carries out the making of segments; `panic` is called with what made the log unusable.
+    """
+
+    inline = True
+
+    def __init__(
+        self,
+        log: SharedLog,
+        files: LogFiles,
+        device: Address,
+        keeper: Address,
+        panic: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__()
+        self._log = log
+        self._files = files
+        self._device = device
+        self._keeper = keeper
+        self._panic = panic
+        self._order = count()
+        self._waiting: list[tuple[int, int, WalFlush | WalAppend]] = []
+        self._room_waiting: list[WalRoom] = []
+        self._preparing = False
+        self._looking = False
+        self._failed = False
+        self.batches = 0
+        self.flushes = 0
+
+    def on_start(self) -> None:
+        self._keep_ahead()
+
+    def on_receive(self, message: Any) -> None:
+        if self._failed:
+            return
+        kind = type(message)
+        if kind is WalFlush:
+            self._wait(message, self._log.buffer.inserted if message.upto is None else message.upto)
+        elif kind is LogWritten:
+            self._written(message)
+        elif kind is WalAppend:
+            self._append(message)
+        elif kind is WalRoom:
+            self._room(message)
+        elif kind is Carried:
+            self._prepared(message.error)
+        elif kind is RoomMade:
+            self._log.no_space = None
+            self._answer_room(WalRoomMade)
+        elif kind is _LookIdle:
+            self._look_idle(message)
+        self._keep_ahead()
+
+    # -- waiting for durability
+
+    def _wait(self, message: WalFlush | WalAppend, upto: int) -> None:
+        buffer = self._log.buffer
+        if buffer.flushed >= upto:
+            _tell(message.reply_to, WalFlushed(message.token, buffer.flushed))
+            return
+        heapq.heappush(self._waiting, (upto, next(self._order), message))
+        self._pump()
+
+    def _append(self, message: WalAppend) -> None:
+        try:
+            end = 0
+            for body in message.bodies:
+                end = self._log.buffer.insert(body).end
+        except PfsError as error:
+            _tell(message.reply_to, WalRefused(message.token, error))
+            return
+        self._wait(message, end)
+
+    def _pump(self) -> None:
+        batch = self._log.buffer.next_batch()
+        if batch is not None:
+            self.batches += 1
+            self._device.tell(WriteLog(batch, self._actor_ref))
+
+    def _written(self, message: LogWritten) -> None:
+        if message.error is not None:
+            self._failed = True
+            self._panic(message.error)
+            return
+        buffer = self._log.buffer
+        buffer.batch_flushed(message.batch)
+        flushed = buffer.flushed
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= flushed:
+            _, _, waiter = heapq.heappop(waiting)
+            self.flushes += 1
+            _tell(waiter.reply_to, WalFlushed(waiter.token, flushed))
+        if waiting or buffer.pending_bytes >= self._log.options.batch_bytes:
+            self._pump()
+
+    def _look_idle(self, message: _LookIdle) -> None:
+        self._looking = False
+        buffer = self._log.buffer
+        if buffer.inserted != message.inserted:
+            return  # _keep_ahead looks again
+        if buffer.wants_seal and not self._log.closed:
+            buffer.seal()
+        self._pump()
+
+    # -- segments
+
+    def _keep_ahead(self) -> None:
+        log = self._log
+        buffer = log.buffer
+        if not self._looking and not log.closed and (buffer.wants_seal or buffer.pending_bytes):
+            self._looking = True
+            self.send_after(SEAL_AFTER if buffer.wants_seal else WRITE_AFTER, _LookIdle(buffer.inserted))
+        if log.wants_segment and not self._preparing and (log.no_space is None or self._room_waiting):
+            segment = log.next_segment
+            self._preparing = True
+            epoch, files = buffer.epoch, self._files
+            self._keeper.tell(Carry(lambda: files.prepare(segment, epoch), self._actor_ref, _Prepared(segment)))
+
+    def _room(self, message: WalRoom) -> None:
+        if self._log.has_room:
+            _tell(message.reply_to, WalRoomMade(message.token))
+        else:
+            self._room_waiting.append(message)
+            self._pump()
+
+    def _prepared(self, error: PfsError | None) -> None:
+        self._preparing = False
+        if isinstance(error, FatalError):
+            self._failed = True
+            self._panic(error)
+            return
+        if error is not None:
+            self._log.no_space = error if isinstance(error, NoSpace) else NoSpace(f"no WAL segment was made: {error}")
+            self._answer_room(lambda token: WalRefused(token, self._log.no_space))  # type: ignore[arg-type]
+            return
+        self._log.no_space = None
+        self._log.segment_made()
+        self._answer_room(WalRoomMade)
+
+    def _answer_room(self, answer: Callable[[Any], Any]) -> None:
+        waiting, self._room_waiting = self._room_waiting, []
+        for each in waiting:
+            _tell(each.reply_to, answer(each.token))
+
+
+def _tell(address: Address, message: Any) -> None:
+    try:
+        address.tell(message)
+    except pykka.ActorDeadError:
+        pass

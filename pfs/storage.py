@@ -1,0 +1,129 @@
+"""`Storage`: what the page file servers of a system stand on, started, recovered and ended together.
+
+The files of the directory, recovered from the log; the page table and the dirty pages; and the actors that fill and empty
+them: file workers, `BufferPool`, `WalServer` with its `LogDevice`, `Checkpointer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
+
+from pfs.actors import Address, Runtime
+from pfs.actors.buffer_pool import BufferPool, Waiting
+from pfs.actors.checkpointer import Checkpointer
+from pfs.actors.file_worker import VirtualFileWorker
+from pfs.actors.wal_server import LogDevice, WalServer
+from pfs.cache.dirty_pages import DirtyPages
+from pfs.cache.page_table import PageTable
+from pfs.files.block_file import BlockFile
+from pfs.files.redo_target import StoreRedoTarget
+from pfs.files.store import PageFileStore
+from pfs.wal.recovery import Progress, start_log
+from pfs.wal.shared_log import SharedLog
+
+if TYPE_CHECKING:
+    from pfs.files.filesystem import FileSystem
+    from pfs.system import SystemOptions
+
+RESERVE = 256 << 10
+"""Bytes of log that only checkpoints may use (at most a quarter of a segment)."""
+
+
+class Storage:
+    """Everything below the servers (see the module).
+
+    `page_counts` gives the page counts of the open files; `panic` is called with what ends the system.
+    """
+
+    def __init__(
+        self,
+        directory: str | PathLike[str] | FileSystem,
+        options: SystemOptions,
+        runtime: Runtime,
+        page_counts: Callable[[], dict[int, int]],
+        panic: Callable[[BaseException], None],
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.store = PageFileStore(
+            directory, clock=runtime.clock, descriptors=options.descriptors, segment_bytes=options.segment_bytes
+        )
+        try:
+            wal = options.wal
+            self.started = start_log(
+                self.store.file_system,
+                StoreRedoTarget(self.store),
+                new_system_id=runtime.new_id,
+                segment_size=wal.segment_bytes,
+                sync_method=wal.sync_method,
+                batch_bytes=wal.batch_bytes,
+                batch_requests=wal.batch_requests,
+                reserve=min(RESERVE, wal.segment_bytes // 4),
+                compress=wal.compress,
+                progress=progress,
+            )
+            self.store.remove_strays()
+        except BaseException:
+            self.store.close()
+            raise
+        self.table: PageTable[Waiting] = PageTable(options.buffer_bytes)
+        self.dirty = DirtyPages()
+        self.open_files: dict[int, BlockFile] = {}
+        files = self.started.files
+        self.log = SharedLog(
+            self.started.buffer, wal, files.segment_size, self.started.redo_lsn, self.started.next_transaction
+        )
+        start: Any = runtime.start
+        readers = [start(VirtualFileWorker) for _ in range(options.read_workers)]
+        writers = [start(VirtualFileWorker) for _ in range(options.write_workers)]
+        keeper = start(VirtualFileWorker)
+        device = start(LogDevice, files)
+        self._blocking: list[Any] = [*readers, *writers, keeper, device]
+        self.pool: Address = start(BufferPool, self.table, readers, panic)
+        self.wal: Address = start(WalServer, self.log, files, device, keeper, panic)
+        self.checkpointer: Address = start(
+            Checkpointer,
+            self.dirty,
+            self.log,
+            self.open_files,
+            files,
+            self.started.control,
+            self.wal,
+            keeper,
+            writers,
+            self.store.sync,
+            page_counts,
+            panic,
+            options.dirty_bytes // 2,
+        )
+
+    def kill(self) -> None:
+        """The system has failed: nothing more may be written."""
+        for worker in self._blocking:
+            worker.kill()
+        for actor in (self.wal, self.checkpointer):
+            cast(Any, actor).kill()
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the log and the checkpoints."""
+        buffer = self.log.buffer
+        wal, checkpointer = cast(Any, self.wal)._actor, cast(Any, self.checkpointer)._actor
+        return {
+            "inserted": buffer.inserted,
+            "flushed": buffer.flushed,
+            "redo": self.log.redo_lsn,
+            "records": buffer.records,
+            "batches": wal.batches if wal else 0,
+            "waits_ended": wal.flushes if wal else 0,
+            "checkpoints": checkpointer.checkpoints if checkpointer else 0,
+            "pages_written_back": checkpointer.pages_written if checkpointer else 0,
+            "dirty_pages": len(self.dirty),
+            "dirty_bytes": self.dirty.bytes,
+        }
+
+    def close(self) -> None:
+        """Close all files and unlock the directory; the actors have ended."""
+        self.started.files.close()
+        self.started.control.close()
+        self.store.close()
