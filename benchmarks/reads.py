@@ -274,7 +274,7 @@ SETS = [
         open_reads,
         unit="reads/s",
         reference="raw os.preadv",
-        note=f"4,096 pages of {PAGE_SIZE} bytes, all in the kernel's page cache, each read {STRIDE} pages behind the last; "
+        note=f"4,096 pages of {PAGE_SIZE} bytes, all in the kernel's page cache, read {STRIDE} pages apart; "
         "raw reads fill a new buffer each time. Pool hit: the page is in the buffer pool. Pool miss: the pool holds a "
         "sixteenth of the file.",
     ),
