@@ -252,7 +252,7 @@ class _ClientActor(Actor):
 
 
 class Client:
-    """An actor client: keeps its messages, gives credit back at once (unless told not to), sends what it is to write."""
+    """An actor client: keeps its messages, gives credit back at once if it is to, and sends what it is to write."""
 
     def __init__(self, world: World, *, credit: bool = True) -> None:
         self.world = world

@@ -371,8 +371,13 @@ def test_66_a_message_that_nobody_knows_is_answered_if_it_says_whose_it_is(world
     check_nothing_changed(world)
 
 
-@pytest.mark.parametrize("message", [None, 5, "DataRead", {"command": "data_read"}, RaisesOnUse(), Unknown(1, "me"),
-                                     StreamEnd(1, 1), Empty(1), DataPages(1, None, 0, ())], ids=lambda m: type(m).__name__)  # fmt: skip
+FROM_NOBODY = [
+    None, 5, "DataRead", {"command": "data_read"}, RaisesOnUse(), Unknown(1, "me"), StreamEnd(1, 1), Empty(1),
+    DataPages(1, None, 0, ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", FROM_NOBODY, ids=lambda message: type(message).__name__)
 def test_66_a_message_from_nobody_is_counted_and_dropped(world: World, message: Any) -> None:
     before = world.stat().counters["dropped"]
     world.server.tell(message)
@@ -539,6 +544,25 @@ def test_a_client_that_kills_its_stream_loses_its_requests_there_and_gets_a_new_
     world.settle()
     client.whole(again)
     client.written(more)
+    check_nothing_changed(world)
+
+
+def test_data_sent_before_its_stream_is_ready_ends_the_request_with_one_answer(make_world: Make) -> None:
+    room = ServerOptions(chunk=4, block=2, credits=3, idle_seconds=1e12, staging_bytes=4 * PAGE_SIZE)
+    world = make_world(8, room)
+    first, hasty = Client(world), Client(world)
+    held = first.ask_for(DataAppend, 3)
+    known = hasty.ask_for(DataAppend, 1)
+    world.settle()
+    waiting = hasty.ask_for(DataAppend, 2)
+    hasty.send(waiting, (page("x"),) * 2, stream=hasty.stream(known))
+    hasty.send(waiting, (page("x"),) * 2, stream=hasty.stream(known))
+    world.settle()
+    failures = [type(each.error) for each in hasty.got(waiting, RequestFailed)]
+    assert failures == [ProtocolError, ProtocolError], "one for the request, one for what came when there was none"
+    first.cancel(held)
+    hasty.cancel(known)
+    world.settle()
     check_nothing_changed(world)
 
 
