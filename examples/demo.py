@@ -259,7 +259,9 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         else:
             run(asked.directory, size, asked.seed, script, console)
             console.print(
-                f"\nThe page files are in {asked.directory}; see them with: pfs ls {asked.directory}", soft_wrap=True
+                f"\nThe page files are in {asked.directory}; see them with: pfs ls {asked.directory}",
+                markup=False,
+                soft_wrap=True,
             )
     except (DemoFailed, fairness.RunFailed, fairness_script.ScriptError, PfsError, OSError) as error:
         print(f"the demo failed: {error}", file=sys.stderr)

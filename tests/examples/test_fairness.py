@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from fairness_script import Script, parse
 
 SMALL = """
 [data]
-pages = 64
+pages = 2000
 page_size = 512
 [server]
 chunk = 4
 block = 2
-credits = 32
+credits = 8
 [[clients]]
 name = "scan"
 kind = "scan"
@@ -131,15 +130,13 @@ def test_every_client_gets_all_that_it_asked_for(order: fairness.Order, tmp_path
     assert len(done.shares) == 13
 
 
-def test_round_robin_serves_nobody_twice_while_another_is_ready(tmp_path: Path) -> None:
-    _, done = run_small("round_robin", tmp_path)
-    place = {id(event): index for index, event in enumerate(done.events)}
-    for chunks in by_request(done.events).values():
-        for earlier, later in pairwise(chunks):
-            if later.ready_turn != earlier.turn + 1 or later.client.startswith("appender"):
-                continue  # it had no credit meanwhile, or was being written
-            between = Counter(event.client for event in done.events[place[id(earlier)] + 1 : place[id(later)]])
-            assert max(between.values(), default=0) <= 1, (earlier, later, between)
+def test_round_robin_lets_nobody_wait_for_more_than_one_chunk_of_each_other_client(tmp_path: Path) -> None:
+    script, done = run_small("round_robin", tmp_path)
+    clients = sum(client.count for client in script.clients)
+    # A request that is sent while the server is in its turn may find so many small chunks served before it is seen.
+    unseen = script.server.chunk
+    longest = max(done.events, key=lambda event: event.turn - event.ready_turn)
+    assert longest.turn - longest.ready_turn <= clients + unseen, longest
 
 
 def test_first_come_first_served_ends_a_request_before_it_begins_the_next(tmp_path: Path) -> None:
@@ -171,7 +168,7 @@ def test_the_command_shows_a_table_for_each_order_and_the_contrast(
 ) -> None:
     assert fairness.main([str(small_script), "--seed", "5"]) == 0
     output = capsys.readouterr().out
-    assert "13 client actors, one page file of 64 pages, seed 5" in output
+    assert "13 client actors, one page file of 2,000 pages, seed 5" in output
     assert output.count("Jain's index of the shares") == 2
     assert "Served round robin" in output
     assert "Served first come, first served" in output
