@@ -207,7 +207,7 @@ class Demo:
         took.append(time.perf_counter() - begin)
 
     def _say(self, what: str, took: Sequence[float]) -> None:
-        self._console.print(f"  {what} [{took[0]:.1f} s]", markup=False)
+        self._console.print(f"  {what} [{took[0]:.1f} s]", markup=False, soft_wrap=True)
 
 
 def run(directory: Path, size: Size, seed: int, script: fairness_script.Script | None, console: Console) -> None:
@@ -258,7 +258,11 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
                 run(Path(directory), size, asked.seed, script, console)
         else:
             run(asked.directory, size, asked.seed, script, console)
-            console.print(f"\nThe page files are in {asked.directory}; see them with: pfs ls {asked.directory}")
+            console.print(
+                f"\nThe page files are in {asked.directory}; see them with: pfs ls {asked.directory}",
+                markup=False,
+                soft_wrap=True,
+            )
     except (DemoFailed, fairness.RunFailed, fairness_script.ScriptError, PfsError, OSError) as error:
         print(f"the demo failed: {error}", file=sys.stderr)
         return 1

@@ -4,7 +4,8 @@ The page table itself (`pfs.cache.PageTable`) is shared, as an ETS table is in E
 servers' handlers all run under one scheduler's drive lock, one at a time, so a server looks pages up in it directly,
 and a hit costs no message.  What is missing a server registers there (`begin_fetch`) in the same step in which it
 looked, and then tells the pool to `LoadRuns`.  The pool reads what the kernel has in its page cache at once, without
-waiting; for the rest it asks a worker.  Every waiter is told `PagesLoaded`.  If the pool itself fails, so does the system.
+waiting; for the rest it asks a worker.  Every waiter is told `PagesLoaded`.  If the pool itself fails, so does the
+system.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pykka
 from pfs.actors import Actor, Address
 from pfs.actors.file_worker import BlocksRead, ReadBlocks
 from pfs.cache.page_table import Fetch, Outcome, PageTable
-from pfs.errors import PfsError
+from pfs.errors import FatalError, PfsError
 from pfs.files.block_file import BlockFile
 
 INLINE_PAGES = 64
@@ -106,4 +107,8 @@ class BufferPool(Actor):
             tell_outcomes(self._table.complete(fetch, pages))
         else:
             self.disk_reads += 1
-            next(self._workers).tell(ReadBlocks(file, fetch.pgid, fetch.n, self._actor_ref, fetch))
+            try:
+                next(self._workers).tell(ReadBlocks(file, fetch.pgid, fetch.n, self._actor_ref, fetch))
+            except pykka.ActorDeadError as error:
+                failure = FatalError(f"nobody is there to read pages of {file.name}: {error}")
+                tell_outcomes(self._table.fail(fetch, failure))

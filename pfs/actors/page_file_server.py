@@ -126,6 +126,7 @@ class PageFileServer(Actor):
         self._looking_for_idle = False
         self._active = True
         self._failed: PfsError | None = None
+        self._failed_at: Any = None
         self._stopping: list[Stop] = []
         self._handlers: dict[type, Callable[[Any], Any]] = {
             DataRead: self._data_read,
@@ -154,7 +155,11 @@ class PageFileServer(Actor):
         handler = self._handlers.get(type(message))
         if handler is None:
             return self._unknown(message)
-        return handler(message)
+        try:
+            return handler(message)
+        except BaseException:
+            self._failed_at = message
+            raise
 
     def on_failure(
         self,
@@ -165,6 +170,11 @@ class PageFileServer(Actor):
         """The server's own code failed: nobody may be left waiting, and the state of the file is in doubt."""
         assert exception_value is not None
         self._core.panic(exception_value)
+        message = self._failed_at
+        if isinstance(message, (*_REQUESTS, *_CALLS)) and not any(
+            request.ref == message.ref and request.session.client is message.client for request in self._requests()
+        ):
+            self._actor_ref.items.append(message)  # to be answered with those that were not handled yet
         self._leave(
             SystemFailed(f"the server of {self._core.state.name!r} failed: {exception_value!r}", exception_value)
         )

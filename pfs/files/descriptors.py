@@ -367,7 +367,7 @@ class DescriptorPool:
         finally:
             self.queue.unpin(slot)
         if names:
-            self.sync_directory(parent_of(file.path), only_if_changed=True)
+            self.sync_directory(parent_of(file.path))
 
     def _sync_descriptor(self, file: OpenFile, descriptor: int, sync: Callable[[int], None]) -> None:
         covered = file.written
@@ -386,32 +386,24 @@ class DescriptorPool:
                 try:
                     self.sync(file, data_only=True)
                 except FileClosed:
-                    self._wait_for_close(file)
-                else:
-                    synced += 1
+                    continue  # closing it has synced it, and is over, for it had the turn
+                synced += 1
         with self._mutex:
             directories = list(self._directories)
         for directory in directories:
-            self.sync_directory(directory, only_if_changed=True)
+            self.sync_directory(directory)
         return synced
-
-    def _wait_for_close(self, file: OpenFile) -> None:
-        """Closing a file syncs it: wait until that is done.  Raises the file's failure if it failed."""
-        file.begin_turn(self.fs)
-        file.end_turn()
-        if file.failure is not None:
-            raise again(file.failure)
 
     def name_changed(self, path: str) -> None:
         """A name was created, renamed or removed."""
         with self._mutex:
             self._directories[parent_of(path)] = next(self.tickets)
 
-    def sync_directory(self, directory: str, *, only_if_changed: bool = False) -> None:
-        """Make the names in a directory durable.  Raises `SyncFailed`."""
+    def sync_directory(self, directory: str) -> None:
+        """Make the names in a directory durable, if any changed since it was synced.  Raises `SyncFailed`."""
         with self._mutex:
             ticket = self._directories.get(directory)
-        if ticket is None and only_if_changed:
+        if ticket is None:
             return
         try:
             self.with_descriptors(
@@ -419,10 +411,10 @@ class DescriptorPool:
             )
         except SyncFailed as failure:
             # A directory that is gone has no names to keep; that it is gone is its parent's to remember.
-            if not (only_if_changed and isinstance(failure.__cause__, FileNotFoundError)):
+            if not isinstance(failure.__cause__, FileNotFoundError):
                 raise
         with self._mutex:
-            if ticket is not None and self._directories.get(directory) == ticket:
+            if self._directories.get(directory) == ticket:
                 del self._directories[directory]
 
     # ------------------------------------------------------------------------------------------ names and lengths
@@ -464,7 +456,16 @@ class DescriptorPool:
                 return
             waiter = Waiter(self.fs.condition())
             file.extenders.append(waiter)
-        waiter.wait()
+        try:
+            waiter.wait_for_ever()
+        except BaseException:
+            with self._mutex:
+                given = waiter not in file.extenders
+                if not given:
+                    file.extenders.remove(waiter)
+            if given:
+                self.end_extending(file)
+            raise
 
     def end_extending(self, file: OpenFile) -> None:
         """The next one's turn."""

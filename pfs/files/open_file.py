@@ -28,8 +28,9 @@ class Waiter:
             return self._awake
 
     def wait_for_ever(self) -> None:
-        while not self.wait():
-            pass
+        with self._condition:
+            while not self._awake:
+                self._condition.wait()
 
     def wake(self) -> None:
         with self._condition:

@@ -1,7 +1,7 @@
 """Reading the log: from a position to its end, and what the end is.
 
 A record is valid if it is whole (`records.decode`: magic, length, checksum, its own position) and follows from the one
-before it: it names it as its predecessor, and it has the same epoch, or is an EPOCH record with a higher one.  The log
+before it: it names it as its predecessor, and its epoch is not lower (nor higher than any that ever began).  The log
 ends before the first position where no valid record is.
 
 Why it ends there is the question that decides between cutting and refusing.  A crash leaves a *torn tail*: of the last
@@ -20,7 +20,7 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 from pfs.errors import WalDamaged, WalSegmentMissing
-from pfs.wal.bodies import COMMIT, EPOCH, PAGE_IMAGE, SEGMENT_SWITCH
+from pfs.wal.bodies import COMMIT, PAGE_IMAGE, SEGMENT_SWITCH
 from pfs.wal.log_files import LogFiles, Segment
 from pfs.wal.lsn import ALIGNMENT, SEGMENT_HEADER_SIZE, format_lsn
 from pfs.wal.records import (
@@ -222,10 +222,10 @@ class LogScan:
             return True
         elif record.prev_lsn != self.prev_lsn:
             self.reason = "the record there names another predecessor"
-        elif record.epoch == self.epoch if record.type != EPOCH else record.epoch > self.epoch:
-            return True
-        else:
+        elif record.epoch < self.epoch:
             self.reason = f"the record there is of epoch {record.epoch}, after epoch {self.epoch}"
+        else:
+            return True
         return False
 
 

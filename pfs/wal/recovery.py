@@ -52,7 +52,7 @@ class RedoTarget(Protocol):
         ...
 
     def restore_sidecar_block(self, file_id: int, block: int, image: bytes) -> None:
-        """Overwrite one block of a file's sidecar."""
+        """Write one block of a file's sidecar, if the one that is there is not valid (`sidecar.block_is_valid`)."""
         ...
 
     def write_pages(self, file_id: int, pgid: int, pages: Sequence[bytes], lsns: Sequence[int]) -> None:

@@ -6,6 +6,9 @@ recovery writes each page once, whatever happened to it, and carrying a plan out
 
 * Only a COMMIT makes a transaction's images count, and its place decides between two transactions that wrote the same
   page, not the places of the images.  What has no COMMIT is ignored.
+* A transaction whose first record is before the redo point was settled when that was chosen, as the redo point is never
+  past the first record of an unsettled one.  So its pages are in the data files, and newer than any image that a COMMIT
+  before its own has.  The same holds for a bulk append.
 * A page's LSN is that of its COMMIT.  It is durable only with that, and it grows whenever the page changes.
 * CREATE, RENAME, DROP and TRUNCATE count by themselves.  The plan holds the names that files have in the end, so that
   a chain of renames is one change of the catalog, and no name is ever taken twice on the way.
@@ -138,20 +141,17 @@ class Redo:
         plan.transactions += 1
         if self._dropped(file_id):
             raise self._contradiction(record, f"commits pages of file {file_id}, which was dropped before")
-        if not commit.bulk:
-            if commit.first_lsn < self._redo_lsn:
-                raise self._contradiction(
-                    record, f"has its first record at {format_lsn(commit.first_lsn)}, before the redo point"
-                )
-            if len(images) != commit.n or (images and max(images) != commit.n - 1):
-                raise self._contradiction(record, f"commits {commit.n} pages, and {len(images)} images of it are there")
-            pages = plan.pages.setdefault(file_id, {})
-            first = commit.pgid
+        pages = plan.pages.setdefault(file_id, {})
+        first = commit.pgid
+        if commit.bulk or commit.first_lsn < self._redo_lsn:
+            for pgid in range(first, first + commit.n) if commit.n < len(pages) else list(pages):
+                if first <= pgid < first + commit.n:
+                    pages.pop(pgid, None)
+        elif len(images) != commit.n or max(images) != commit.n - 1:
+            raise self._contradiction(record, f"commits {commit.n} pages, and {len(images)} images of it are there")
+        else:
             for index, lsn in images.items():
                 pages[first + index] = PageSource(lsn, record.lsn)
-        elif file_id in plan.pages:
-            for pgid in range(commit.pgid, commit.pgid + commit.n):
-                plan.pages[file_id].pop(pgid, None)
         plan.page_counts[file_id] = commit.page_count
 
     def _change(self, record: Record) -> None:

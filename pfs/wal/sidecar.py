@@ -20,11 +20,19 @@ Records stand in blocks of 512 bytes, 31 to a block; page n is record n mod 31 o
 
 A block of zeros was never written: none of its pages was.
 
-A torn write of a block could take along the records of pages that did not change.  So the first change of a block after
-a checkpoint logs its image (SIDECAR_IMAGE), and recovery restores the last image of each block before it writes pages
-and their records.  The last one, because a bulk append, whose pages have no images, logs each block that it shares with
-committed pages with its own records already in it, before it writes the block; an older image would wipe them out.  An
-image may hold records of pages that never got committed; they lie beyond the page count, and are cleared with it.
+A torn write of a block could take along the records of pages that did not change, and of which the log has no image
+any more.  So the first change of a block after a checkpoint logs the block (SIDECAR_IMAGE), and that record is durable
+before the block is written.  Three rules make this right while checkpoints overlap with everything else:
+
+* "After a checkpoint" means: after that checkpoint wrote its last block, before it syncs.  (After its redo point would
+  be too early: the checkpoint itself changes blocks after an image that was logged then.)
+* Recovery overwrites a block only if what is on disk is not valid.  What is valid has every record that the log cannot
+  give again: they were synced.
+* If there are several images of a block the last one counts.  A bulk append, whose pages have no images, logs each
+  block that it shares with committed pages with its own records already in it; an older image would lack them.
+
+A restored block may hold records of pages that were never committed; they lie beyond the page count, and are cleared
+when recovery sets that.
 """
 
 from __future__ import annotations

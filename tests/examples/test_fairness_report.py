@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from examples.fairness_report import Served, Waits, jains_index, percentile, ready_turns, report, show, waits
+from examples.fairness_report import (
+    Served,
+    Waits,
+    jains_index,
+    percentile,
+    ready_turns,
+    report,
+    report_groups,
+    show,
+    waits,
+)
 
 
 def served(client: str, ready_turn: int, turn: int, request: int = 1) -> Served:
@@ -44,6 +54,15 @@ def test_under_first_come_first_served_who_came_behind_a_scan_has_almost_nothing
     assert (scan.share, reader_a.share, reader_b.share) == (1.0, 1 / 101, 1 / 102)
     assert reader_b.turns.largest == 101
     assert jains_index([scan.share, reader_a.share, reader_b.share]) < 0.36
+
+
+def test_a_group_has_the_waits_of_all_its_clients_and_the_mean_of_their_shares() -> None:
+    events = [served("scan", 0, 0), served("a 1", 0, 1), served("a 2", 0, 3, request=2), served("a 2", 4, 4, request=3)]
+    scan, group = report_groups(events, lambda client: client.partition(" ")[0])
+    assert (scan.client, scan.share) == ("scan", 1.0)
+    assert (group.client, group.requests, group.chunks, group.pages) == ("2 x a", 3, 3, 12)
+    assert group.turns == Waits(1, 3, 3)
+    assert group.share == pytest.approx((1 / 2 + 2 / 5) / 2)
 
 
 def test_turns_are_counted_once_for_requests_that_are_ready_together() -> None:

@@ -815,8 +815,8 @@ def test_readers_beside_one_who_extends_and_truncates_see_whole_blocks_only(tmp_
             finished = False
             while not finished:
                 finished = done.is_set()
-                count = manager.nblocks(relation)
-                buffers = [bytearray(SIZE) for _ in range(max(count, 1))]
+                count = max(manager.nblocks(relation), 1)
+                buffers = [bytearray(SIZE) for _ in range(count)]
                 try:
                     if manager.try_readv_nowait(relation, MAIN, 0, buffers) is None:
                         manager.readv(relation, MAIN, 0, buffers)

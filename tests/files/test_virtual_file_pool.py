@@ -355,6 +355,89 @@ def test_who_waits_looks_for_himself_when_all_others_have_stopped():
         b.close()
 
 
+def test_writes_that_make_a_file_longer_take_turns_and_the_first_come_is_first():
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(operation):
+        if operation.name == "pwritev" and operation.offset == 0:
+            arrived.set()
+            assert go_on.wait(10)
+
+    fs = SimulatedFileSystem(on_operation=hold)
+    with make_pool(fs) as pool:
+        file = pool.open("f", NEW)
+        threads = [start(lambda: file.write_all_at(b"a" * 10, 0))]
+        wait_for(arrived)
+        for place, call in enumerate(
+            [lambda: file.set_len(20), lambda: file.write_all_at(b"b", 30), lambda: file.allocate(0, 40)], 1
+        ):
+            threads.append(start(call))
+            while len(file._file.extenders) < place:
+                threads[-1].join(0.001)
+        go_on.set()
+        for thread in threads:
+            join(thread)
+        assert file.read_to_end() == b"a" * 10 + bytes(20) + b"b" + bytes(9)
+        order = [entry.operation.name for entry in fs.journal if entry.operation.length]
+        assert order[:4] == ["pwritev", "ftruncate", "pwritev", "fallocate"]
+        file.close()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_who_is_interrupted_while_waiting_to_make_a_file_longer_holds_up_nobody(given):
+    condition = Interruptible()
+    with make_pool(SimulatedFileSystem(condition=lambda: condition)) as pool:
+        file = pool.open("f", NEW)
+        pool._descriptors.begin_extending(file._file)
+        condition.before = (lambda: pool._descriptors.end_extending(file._file)) if given else lambda: None
+        with pytest.raises(KeyboardInterrupt):
+            file.write_all_at(b"x", 0)
+        if not given:
+            pool._descriptors.end_extending(file._file)
+        file.write_all_at(b"y", 0)
+        assert file.read_to_end() == b"y"
+        file.close()
+
+
+def test_read_to_end_sees_what_is_appended_meanwhile():
+    fs = SimulatedFileSystem()
+    with make_pool(fs) as pool:
+        file, writer = pool.open("f", NEW), pool.open("f", OpenOptions(append=True))
+        file.write_all_at(b"first", 0)
+
+        def append(operation):
+            if operation.name == "preadv":
+                fs.on_operation = None
+                writer.write_all(b" second")
+
+        fs.on_operation = append
+        assert file.read_to_end() == b"first second"
+        file.close()
+        writer.close()
+
+
+def test_a_slot_that_was_emptied_or_changed_hands_is_not_drained():
+    with make_pool() as pool:
+        queue = pool._descriptors.queue
+        file, other = pool.open("f", NEW), pool.open("g", NEW)
+        slot, tag = file._file.handle
+
+        class ChangesHands(list):
+            def pop(self):
+                slot.owner = other._file
+                return super().pop()
+
+        file._file.turn = ChangesHands([None])
+        queue._drain(slot)
+        assert (len(file._file.turn), slot.tag) == (1, tag)
+        slot.owner = None
+        queue._drain(slot)
+        assert queue._draining == []
+        slot.owner = file._file
+        file.close()
+        other.close()
+
+
 class Interruptible:
     """A condition whose waits raise, as Ctrl-C in a waiting thread does."""
 

@@ -1,0 +1,387 @@
+"""A page file server under the simulated scheduler, with everything below it real and the disk simulated.
+
+`World` wires server, pool, workers, storage manager and disk as `System` does.  `Client` is an actor that speaks the
+protocol and keeps all it was told.  `world.settle()` takes steps until nothing but timers is left to happen, so tests
+say what was done and look at what came of it.  `world.hold("write")` keeps the workers inside their next write until
+`world.let_go()`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pfs.actors import Actor
+from pfs.actors.buffer_pool import BufferPool
+from pfs.actors.file_worker import VirtualFileWorker
+from pfs.actors.page_file_server import Fail, PageFileServer
+from pfs.actors.requests import ServerOptions
+from pfs.cache.page_file_state import PageFileState
+from pfs.cache.page_table import PAGE_OVERHEAD, PageTable
+from pfs.errors import PfsError, SystemFailed
+from pfs.files.magnetic_disk import MagneticDisk
+from pfs.files.relation import Fork, RelationAddress
+from pfs.files.storage_manager import StorageManager
+from pfs.files.store import RelationFile
+from pfs.files.virtual_file import VirtualFilePool
+from pfs.protocol import (
+    Cancel,
+    DataAppend,
+    DataPages,
+    DataRead,
+    DataReadEnd,
+    DataWrite,
+    DataWriteEnd,
+    Done,
+    Empty,
+    RequestFailed,
+    Start,
+    Stat,
+    StatReply,
+    Stop,
+    StreamEnd,
+    StreamReady,
+    Sync,
+    Truncate,
+)
+from pfs.testing.file_system import SimulatedFileSystem
+from pfs.testing.scheduler import SimulatedScheduler
+
+PAGE_SIZE = 512
+ADDRESS = RelationAddress(1663, 5, 16384)
+PATH = "base/5/16384"
+NEVER = 1e12
+ENDS = (DataReadEnd, DataWriteEnd, RequestFailed, Done, StatReply)
+
+SMALL = ServerOptions(chunk=4, block=2, credits=3, idle_seconds=NEVER)
+
+
+def page(tag: object) -> bytes:
+    """A page that says what it is."""
+    return str(tag).encode().ljust(PAGE_SIZE, b".")
+
+
+def tag(data: bytes) -> str:
+    """What a page says."""
+    assert len(data) == PAGE_SIZE
+    return data.rstrip(b".").decode()
+
+
+def tags(pages: Sequence[bytes]) -> list[str]:
+    return [tag(each) for each in pages]
+
+
+class HeldFile(RelationFile):
+    """A relation's file whose calls a test can hold up."""
+
+    world: World
+
+    def _pass(self, call: str) -> None:
+        world = self.world
+        world.calls.append(call)
+        if call in world.held:
+            held = world.held
+            world.scheduler.wait_until(
+                lambda: call not in held, lambda: "what is held by the test" if call in held else "its turn"
+            )
+
+    def read(self, block: int, n: int) -> list[bytes]:
+        self._pass("read")
+        return super().read(block, n)
+
+    def write(self, block: int, pages: Sequence[bytes]) -> None:
+        self._pass("write")
+        super().write(block, pages)
+
+    def sync(self) -> None:
+        self._pass("sync")
+        super().sync()
+
+    def truncate(self, blocks: int) -> None:
+        self._pass("truncate")
+        super().truncate(blocks)
+
+
+class World:
+    """One server and all it needs (see the module).  The file begins with pages "0", "1", ..."""
+
+    def __init__(
+        self,
+        pages: int = 0,
+        options: ServerOptions = SMALL,
+        *,
+        seed: int = 1,
+        pool_pages: int = 1000,
+        page_cache: Any = "cold",
+        version_bytes: int | None = None,
+        capacity_pages: int | None = None,
+    ) -> None:
+        self.scheduler = SimulatedScheduler(seed)
+        self.disk = SimulatedFileSystem(
+            page_cache=page_cache, on_operation=self.scheduler.file_call, condition=self.scheduler.condition
+        )
+        self.held: set[str] = set()
+        self.calls: list[str] = []
+        self.panics: list[BaseException] = []
+        self.served: list[tuple[Any, int, int]] = []
+        """(client's ref, request's ref, pages) of each chunk."""
+        self.files = VirtualFilePool(self.disk, clock=self.scheduler.clock)
+        self.manager = StorageManager({"disk": MagneticDisk(self.files)})
+        relation = self.manager.open(ADDRESS, PAGE_SIZE)
+        self.manager.create(relation)
+        self.file = HeldFile(self.manager, relation)
+        self.file.world = self
+        if pages:
+            RelationFile.write(self.file, 0, [page(number) for number in range(pages)])
+            RelationFile.sync(self.file)
+        if capacity_pages is not None:
+            self.disk.capacity = capacity_pages * PAGE_SIZE
+        self.table: PageTable[Any] = PageTable(pool_pages * (PAGE_SIZE + PAGE_OVERHEAD))
+        limit = options.version_bytes if version_bytes is None else version_bytes
+        self.state = PageFileState("triples", 16384, PAGE_SIZE, pages, self.table, limit)
+        start = self.scheduler.start
+        self.readers = [start(VirtualFileWorker) for _ in range(2)]
+        self.writer = start(VirtualFileWorker)
+        self.pool = start(BufferPool, self.table, self.readers, self.panic)
+        arguments = (self.state, self.file, self.pool, [self.writer], self.panic, options, self._observe)
+        self.server: Any = start(PageFileServer, *arguments)
+        self.options = options
+        self._refs = itertools.count(1)
+
+    def _observe(self, turn: int, client: Any, ref: int, pages: int) -> None:
+        self.served.append((client, ref, pages))
+
+    def panic(self, cause: BaseException) -> None:
+        """As `System.panic`."""
+        self.panics.append(cause)
+        if len(self.panics) == 1:
+            for worker in (self.writer, *self.readers):
+                worker.kill()
+            if self.server.is_alive():
+                self.server.tell(Fail(SystemFailed(f"the system has failed: {cause}", cause)))
+
+    def next_ref(self) -> int:
+        return next(self._refs)
+
+    # -- steps
+
+    def settle(self) -> None:
+        """Take steps until nothing can happen any more except timers and what is held."""
+        while self._busy():
+            self.scheduler.step()
+
+    def _busy(self) -> bool:
+        scheduler = self.scheduler
+        if scheduler.inline_queue or scheduler.own_queue:
+            return True
+        waits = [line for line in scheduler.who_waits() if not line.endswith(" messages")]
+        return any("held by the test" not in line for line in waits)
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Take steps until something is true."""
+        self.scheduler.run(until=happened)
+
+    def pass_time(self, seconds: float) -> None:
+        """Take steps until so many seconds have passed."""
+        until = self.scheduler.now() + seconds
+        self.scheduler.send_after(seconds, Client(self).ref, None)
+        self.scheduler.run(until=lambda: self.scheduler.now() >= until)
+        self.settle()
+
+    def hold(self, *calls: str) -> None:
+        """From now on the workers stop at the begin of such file calls."""
+        self.held.update(calls)
+
+    def let_go(self) -> None:
+        self.held.clear()
+        self.settle()
+
+    def stop(self) -> None:
+        self.held.clear()
+        self.scheduler.stop()
+        self.files.close()
+
+    # -- looking
+
+    def on_disk(self) -> list[str]:
+        """The tags of the pages in the file on the simulated disk."""
+        descriptor = self.disk.open(PATH, 0)
+        data = bytearray(self.disk.fstat(descriptor).size)
+        self.disk.preadv(descriptor, [data], 0)
+        self.disk.close(descriptor)
+        return [tag(bytes(data[at : at + PAGE_SIZE])) for at in range(0, len(data), PAGE_SIZE)]
+
+    def durable(self) -> list[str]:
+        data = self.disk.durable_files[PATH]
+        return [tag(data[at : at + PAGE_SIZE]) for at in range(0, len(data), PAGE_SIZE)]
+
+    def stat(self) -> StatReply:
+        client = Client(self)
+        ref = client.ask_for(Stat)
+        self.settle()
+        reply = client.end(ref)
+        assert isinstance(reply, StatReply)
+        return reply
+
+    def block_count(self) -> int:
+        return self.manager.nblocks(self.file.relation, Fork.MAIN)
+
+    def serves_a_good_client(self) -> None:
+        """Whether the server still does all that it is there for, for somebody new."""
+        good = Client(self)
+        appended = good.append([page("good")] * 3)
+        self.settle()
+        first = good.written(appended).pgid
+        written = good.write(first, [page("better")])
+        self.settle()
+        good.written(written)
+        read = good.read(first, 3)
+        self.settle()
+        assert tags(good.whole(read)) == ["better", "good", "good"]
+        assert not self.panics
+
+
+class _ClientActor(Actor):
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._client = client
+
+    def on_receive(self, message: Any) -> None:
+        self._client.receive(message)
+
+
+class Client:
+    """An actor client: keeps its messages, gives credit back at once if it is to, and sends what it is to write."""
+
+    def __init__(self, world: World, *, credit: bool = True) -> None:
+        self.world = world
+        self.credit = credit
+        self.messages: list[Any] = []
+        self.owed: dict[int, list[Any]] = {}
+        """Streams of the data messages for which no credit was given back, by request."""
+        self.most_owed = 0
+        self._sending: dict[int, tuple[int | None, list[bytes]]] = {}
+        self._sent: dict[int, int] = {}
+        self._streams: dict[int, Any] = {}
+        self._blocks: dict[int, int] = {}
+        self.ref: Any = world.scheduler.start(_ClientActor, self)
+
+    # -- asking
+
+    def ask_for(self, message_class: Any, *arguments: Any, ref: int | None = None, **fields: Any) -> int:
+        """Send a request to the server; returns its ref."""
+        number = self.world.next_ref() if ref is None else ref
+        if message_class in (Start, Stop, Sync, Stat, Cancel, Truncate):
+            fields = {**fields, **dict(zip(("n",), arguments, strict=False))}
+            message = message_class(ref=number, client=self.ref, **fields)
+        else:
+            message = message_class(number, self.ref, *arguments, **fields)
+        self.world.server.tell(message)
+        return number
+
+    def read(self, pgid: Any, n: Any = 1, **fields: Any) -> int:
+        return self.ask_for(DataRead, pgid, n, **fields)
+
+    def write(self, pgid: Any, pages: Sequence[Any], **fields: Any) -> int:
+        """Overwrite; the pages are sent when the server is ready."""
+        ref = self.ask_for(DataWrite, pgid, len(pages), **fields)
+        self._sending[ref] = (pgid, list(pages))
+        return ref
+
+    def append(self, pages: Sequence[Any], **fields: Any) -> int:
+        ref = self.ask_for(DataAppend, len(pages), **fields)
+        self._sending[ref] = (None, list(pages))
+        return ref
+
+    def cancel(self, ref: int) -> None:
+        self.ask_for(Cancel, ref=ref)
+
+    def die(self) -> None:
+        self.ref.kill()
+
+    # -- sending by hand
+
+    def stream(self, ref: int) -> Any:
+        """The stream that `StreamReady` named."""
+        return next(each.stream for each in self.messages if type(each) is StreamReady and each.ref == ref)
+
+    def send(self, ref: int, pages: Any, pgid: Any = None, stream: Any = None) -> None:
+        stream = stream or self.stream(ref)
+        stream.tell(DataPages(ref, stream, pgid, pages))
+
+    def send_end(self, ref: int, n: Any) -> None:
+        self.stream(ref).tell(StreamEnd(ref, n))
+
+    def give_credit(self, ref: int, n: int = 1) -> None:
+        """Give back credit for data messages that were kept."""
+        for _ in range(n):
+            self.owed[ref].pop().tell(Empty(ref))
+
+    # -- being told
+
+    def receive(self, message: Any) -> None:
+        if message is None:
+            return
+        self.messages.append(message)
+        match message:
+            case DataPages(ref=ref, stream=stream):
+                self.owed.setdefault(ref, []).append(stream)
+                self.most_owed = max(self.most_owed, len(self.owed[ref]))
+                if self.credit:
+                    self.give_credit(ref)
+            case StreamReady(ref=ref, stream=stream, credits=credits, block=block) if ref in self._sending:
+                self._streams[ref], self._blocks[ref] = stream, block
+                self._send_on(ref, credits)
+            case Empty(ref=ref, n=n) if ref in self._sending:
+                self._send_on(ref, n)
+            case _:
+                pass
+
+    def _send_on(self, ref: int, credits: int) -> None:
+        pgid, pages = self._sending[ref]
+        stream, block = self._streams[ref], self._blocks[ref]
+        for _ in range(credits):
+            at = self._sent.get(ref, 0)
+            if at == len(pages):
+                return
+            part = tuple(pages[at : at + block])
+            self._sent[ref] = at + len(part)
+            stream.tell(DataPages(ref, stream, None if pgid is None else pgid + at, part))
+            if at + len(part) == len(pages):
+                stream.tell(StreamEnd(ref, len(pages)))
+
+    # -- looking
+
+    def got(self, ref: int, kind: Any = object) -> list[Any]:
+        """The messages of a request."""
+        return [each for each in self.messages if each.ref == ref and isinstance(each, kind)]
+
+    def pages(self, ref: int) -> list[bytes]:
+        return [each for message in self.got(ref, DataPages) for each in message.pages]
+
+    def end(self, ref: int) -> Any:
+        """The one message that ended a request, None if it goes on."""
+        ends = self.got(ref, ENDS)
+        assert len(ends) <= 1, ends
+        return ends[0] if ends else None
+
+    def whole(self, ref: int) -> list[bytes]:
+        """The pages of a read that has succeeded."""
+        end = self.end(ref)
+        assert type(end) is DataReadEnd, end
+        pages = self.pages(ref)
+        assert len(pages) == end.n
+        assert [each.n for each in self.got(ref, StreamEnd)] == [end.n]
+        return pages
+
+    def written(self, ref: int) -> DataWriteEnd:
+        end = self.end(ref)
+        assert type(end) is DataWriteEnd, end
+        return end
+
+    def error(self, ref: int) -> PfsError:
+        """Why a request failed."""
+        end = self.end(ref)
+        assert type(end) is RequestFailed, end
+        return end.error
