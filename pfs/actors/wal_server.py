@@ -177,7 +177,7 @@ class WalServer(Actor):
         elif kind is WalRoom:
             self._room(message)
         elif kind is Carried:
-            self._prepared(message.error)
+            self._prepared(message.token, message.error)
         elif kind is RoomMade:
             self._log.no_space = None
             self._answer_room(WalRoomMade)
@@ -257,7 +257,7 @@ class WalServer(Actor):
             self._room_waiting.append(message)
             self._pump()
 
-    def _prepared(self, error: PfsError | None) -> None:
+    def _prepared(self, token: _Prepared, error: PfsError | None) -> None:
         self._preparing = False
         if isinstance(error, FatalError):
             self._failed = True
@@ -268,7 +268,7 @@ class WalServer(Actor):
             self._answer_room(lambda token: WalRefused(token, self._log.no_space))  # type: ignore[arg-type]
             return
         self._log.no_space = None
-        self._log.segment_made()
+        self._log.segment_made(token.segment)
         self._answer_room(WalRoomMade)
 
     def _answer_room(self, answer: Callable[[Any], Any]) -> None:

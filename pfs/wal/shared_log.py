@@ -78,8 +78,8 @@ class SharedLog:
         assert limit is not None
         return limit // self.segment_bytes
 
-    def segment_made(self) -> None:
-        """The next segment exists."""
+    def segment_made(self, segment: int) -> None:
+        """A segment exists, and all before it."""
         limit = self.buffer.limit
         assert limit is not None
-        self.buffer.limit = limit + self.segment_bytes
+        self.buffer.limit = max(limit, (segment + 1) * self.segment_bytes)
