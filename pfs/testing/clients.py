@@ -222,7 +222,7 @@ class RandomClient(Actor):
                 return
 
     def _control(self, file: PageFile, ref: int, count: int) -> None:
-        kind = self._random.choice((Truncate, Sync, Stat, Stop))
+        kind: Any = self._random.choice((Truncate, Sync, Stat, Stop))
         message: Any
         if kind is Truncate:
             message = Truncate(ref, self._line, self._random.randint(count // 2, count + 1))
