@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, cast
 
 from pfs.actors.page_file_server import PageFileServer
 from pfs.actors.requests import ServerOptions, WriteRequest
-from pfs.calls import Call, ThreadClient, WriteCall
+from pfs.calls import Call, ReadCall, ThreadClient, WriteCall
 from pfs.errors import IdleTooLong, SyncFailed
 from pfs.files.store import RelationFile
 from pfs.page_file import PageFile
@@ -221,6 +221,8 @@ class _ObservedSystem(System):
         self.history.send(request)
         with super().open_call(server, client, call, message):
             yield
+        if isinstance(call, ReadCall) and call.error is None and call.pages != request.received:
+            self.history.violate(f"{request}: read() returned other pages than were sent")
 
     def _give_up(self, server: Any, client: ThreadClient, call: Call) -> None:
         self.history.requests[call.ref].excuses.add("Cancelled")
@@ -519,6 +521,25 @@ class Simulation:
                 history.violate(f"the disk does not hold the pages of {name!r} after a clean stop")
             if count != len(history.files[name].pages):
                 history.violate(f"{name!r} has {count} pages, not {len(history.files[name].pages)}")
+
+        if self.seed % 4 == 0:
+            self._check_opened_anew(durable)
+
+    def _check_opened_anew(self, durable: dict[str, bytes]) -> None:
+        """A new system on the same disk has the same page files."""
+        scheduler = SimulatedScheduler(self.seed)
+        try:
+            image = self.fs.crash_image("none", self.random)
+            image.on_operation, image._condition = scheduler.file_call, scheduler.condition
+            image.capacity = None
+            with System(image, self.plan.options, runtime=scheduler) as system:
+                for name, content in durable.items():
+                    file = system.open(name, create=False)
+                    if b"".join(file.stream()) != content:
+                        self.history.violate(f"{name!r} is not the same when it is opened anew")
+                self.history.events["opened anew"] += 1
+        finally:
+            scheduler.abandon()
 
     def _check_crash(self) -> None:
         """The system ends here: what the disk may hold then."""
