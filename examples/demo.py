@@ -54,9 +54,9 @@ class Size:
 
     triples: int = 150_000
     clients: int = 1000
-    look_ups: int = 20
+    look_ups: int = 15
     """Of each client."""
-    scans: int = 6
+    scans: int = 4
     """Of each page file."""
 
 

@@ -34,11 +34,9 @@ class Bars:
         )
 
     def __enter__(self) -> Self:
-        if not self._console.is_terminal:
-            self._console.print(f"{self._title} ...")
-            self._console.file.flush()
+        self._console.print(self._title if self._console.is_terminal else f"{self._title} ...")
+        self._console.file.flush()
         self._progress.start()
-        self._progress.console.print(self._title) if self._console.is_terminal else None
         return self
 
     def __exit__(

@@ -28,9 +28,9 @@ with a hole.  Not here: relations of temporary tables, and unlinking that waits 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pfs.errors import FatalError, FileClosed, FileDamaged, FileMissing, OutOfRange, PfsError, SyncFailed, WriteFailed
 from pfs.files import relation as names
@@ -44,6 +44,9 @@ from pfs.files.virtual_file import OpenOptions, VirtualFile, VirtualFilePool
 _EXISTING = OpenOptions(write=True)
 _PERHAPS_NEW = OpenOptions(write=True, create=True)
 _NEW = OpenOptions(write=True, create_new=True)
+
+
+Buffer = TypeVar("Buffer", bound=ReadBuffer | WriteBuffer)
 
 
 class Extent(NamedTuple):
@@ -165,6 +168,7 @@ class MagneticDiskRelation:
         self.address = address
         self.layout = layout
         self._disk = disk
+        self._blocks_per_segment = layout.blocks_per_segment
         self._forks = tuple(_OpenFork(fork, disk.fs) for fork in Fork)
 
     # ------------------------------------------------------------------------------------------ opening and closing
@@ -270,18 +274,17 @@ class MagneticDiskRelation:
         return blocks
 
     def _runs(
-        self, fork: Fork, block: int, count: int, buffers: Sequence[ReadBuffer] | Sequence[WriteBuffer]
-    ) -> Iterator[tuple[SegmentRun, Sequence[memoryview]]]:
+        self, block: int, count: int, buffers: Sequence[Buffer]
+    ) -> Sequence[tuple[SegmentRun, Sequence[Buffer | memoryview]]]:
         """The runs of a range, with the buffers of each."""
-        runs = self.layout.runs(block, count)
+        segment, inside = divmod(block, self._blocks_per_segment)
         size = self.layout.block_size
+        if inside + count <= self._blocks_per_segment:  # nearly always: spare it the arithmetic of the rest
+            return ((SegmentRun(segment, inside * size, 0, count), buffers),)
         views = [memoryview(buffer).cast("B") for buffer in buffers]
-        if len(runs) == 1:
-            yield runs[0], views
-            return
         blocks = [view[start : start + size] for view in views for start in range(0, len(view), size)]
-        for run in runs:
-            yield run, blocks[run.first : run.first + run.blocks]
+        runs = self.layout.runs(block, count)
+        return [(run, blocks[run.first : run.first + run.blocks]) for run in runs]
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -294,7 +297,7 @@ class MagneticDiskRelation:
             if block + count > extent.blocks and not in_recovery:
                 raise self._out_of_range(fork, block, count, extent.blocks)
             complete = True
-            for run, views in self._runs(fork, block, count, buffers):
+            for run, views in self._runs(block, count, buffers):
                 read = 0
                 if run.segment < len(extent.segments):
                     read = extent.segments[run.segment].readv_at(views, run.offset)
@@ -316,7 +319,7 @@ class MagneticDiskRelation:
             return False
         if block + count > extent.blocks:
             raise self._out_of_range(fork, block, count, extent.blocks)
-        for run, views in self._runs(fork, block, count, buffers):
+        for run, views in self._runs(block, count, buffers):
             wanted = run.blocks * self.layout.block_size
             if extent.segments[run.segment].try_readv_at_nowait(views, run.offset) != wanted:
                 return False
@@ -342,7 +345,7 @@ class MagneticDiskRelation:
         extent = self._extent(fork)
         if block + count > extent.blocks:
             raise self._out_of_range(fork, block, count, extent.blocks)
-        for run, views in self._runs(fork, block, count, buffers):
+        for run, views in self._runs(block, count, buffers):
             file = extent.segments[run.segment]
             try:
                 file.writev_at(views, run.offset)
@@ -352,7 +355,7 @@ class MagneticDiskRelation:
 
     def extend(self, fork: Fork, block: int, buffers: Sequence[WriteBuffer], count: int, *, skip_sync: bool) -> None:
         def write(segments: Sequence[VirtualFile]) -> None:
-            for run, views in self._runs(fork, block, count, buffers):
+            for run, views in self._runs(block, count, buffers):
                 segments[run.segment].writev_at(views, run.offset)
 
         self._grow(fork, block, count, write, skip_sync=skip_sync)
@@ -462,8 +465,9 @@ class MagneticDiskRelation:
             self._disk.register(SegmentTag(self.address, fork, segment), file)
 
 
-def _zero_from(views: Sequence[memoryview], start: int) -> None:
+def _zero_from(buffers: Sequence[ReadBuffer], start: int) -> None:
     """Fill with zeros what a read of `start` bytes has left."""
-    for view in views:
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
         view[min(start, len(view)) :] = bytes(max(len(view) - start, 0))
         start = max(start - len(view), 0)

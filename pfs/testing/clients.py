@@ -222,7 +222,7 @@ class RandomClient(Actor):
                 return
 
     def _control(self, file: PageFile, ref: int, count: int) -> None:
-        kind = self._random.choice((Truncate, Sync, Stat, Stop))
+        kind: Any = self._random.choice((Truncate, Sync, Stat, Stop))
         message: Any
         if kind is Truncate:
             message = Truncate(ref, self._line, self._random.randint(count // 2, count + 1))
@@ -245,13 +245,19 @@ class RandomClient(Actor):
         for stream, ref in self._withheld:
             self._give_back(stream, ref)
         self._withheld.clear()
+        for request in list(self._open.values()):
+            if request.manner.startswith("forged"):  # it has cut itself off, and only giving up ends that
+                self._give_up(request)
+
+    def _give_up(self, request: Request) -> None:
+        request.excuses.add("Cancelled")
+        file = next(each for each in self._world.files if each.name == request.file)
+        self._tell(file.server, Cancel(request.ref, self._line))
 
     def _vices(self, ref: int) -> None:
         request = self._open.get(ref)
         if request is not None and self._chance(self._habits.cancel):
-            request.excuses.add("Cancelled")
-            file = next(each for each in self._world.files if each.name == request.file)
-            self._tell(file.server, Cancel(ref, self._line))
+            self._give_up(request)
         if not self._world.finishing and self._chance(self._habits.die):
             for each in self._open.values():
                 each.manner += ", died"
@@ -273,6 +279,11 @@ class RandomClient(Actor):
                 self._withheld.append((stream, ref))
             case "too much credit":
                 self._tell(stream, Empty(ref, self._world.credits + 1))
+            case "forged end":
+                self._tell(stream, StreamEnd(ref, request.message.n))
+            case "forged data":
+                self._tell(stream, DataPages(ref, stream, message.pgid, message.pages))
+                self._give_back(stream, ref)
             case "nonsense credit":
                 self._tell(stream, Empty(ref, self._random.choice((0, -1, True, "1"))))  # type: ignore[arg-type]
             case _:
@@ -355,7 +366,7 @@ _WRITE_LIES = (
     "twice",
 )
 LIES: dict[type[Any], tuple[str, ...]] = {
-    DataRead: ("too much credit", "nonsense credit", "twice"),
+    DataRead: ("too much credit", "nonsense credit", "forged end", "forged data", "twice"),
     DataWrite: _WRITE_LIES,
     DataAppend: _WRITE_LIES,
     Truncate: ("",),

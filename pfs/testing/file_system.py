@@ -274,6 +274,8 @@ class SimulatedFileSystem:
                 self._refuse(operation, file, offset + 1)
         if count:
             file.change(Write(self._disk.next_sequence(), offset, data[:count]))
+            if opened.flags & os.O_DSYNC:
+                file.sync()
         self._end(operation, count)
         return count
 

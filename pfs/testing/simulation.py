@@ -21,6 +21,7 @@ import argparse
 import errno
 import logging
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,8 +31,8 @@ from typing import Any, NamedTuple, cast
 
 from pfs.actors.page_file_server import PageFileServer
 from pfs.actors.requests import ServerOptions, WriteRequest
-from pfs.calls import Call, ThreadClient, WriteCall
-from pfs.errors import DeadlockFound, IdleTooLong, PfsError, SyncFailed
+from pfs.calls import Call, ReadCall, ThreadClient, WriteCall
+from pfs.errors import IdleTooLong, SyncFailed
 from pfs.files.store import RelationFile
 from pfs.page_file import PageFile
 from pfs.protocol import DataWriteEnd, Start
@@ -44,7 +45,7 @@ from pfs.testing.history import FileModel, History, Line, Request, make_page
 from pfs.testing.scheduler import SimulatedScheduler
 
 PAGE_SIZE = 512
-STEPS = 400
+STEPS = 500
 """Steps in which clients make requests; finishing takes as many again."""
 MOST_STEPS = 50_000
 """A run that has not ended after so many goes round in circles."""
@@ -53,7 +54,7 @@ MOST_STEPS = 50_000
 class Plan(NamedTuple):
     """What a seed chooses.
 
-    `trouble`: the kind of failure of the disk, `end`: how the run ends.
+    `trouble`: the kind of failure of the disk (`TROUBLES`); `end`: how the run ends (`ENDS`).
     """
 
     options: SystemOptions
@@ -66,14 +67,15 @@ class Plan(NamedTuple):
     failed_sync: str
 
 
-TROUBLES = ("none", "none", "read", "space", "full", "descriptors", "sync", "write", "short", "interrupt")
-ENDS = ("stop", "stop", "stop", "crash")
+TROUBLES = ["none", "none", "read", "space", "full", "descriptors", "sync", "write", "short", "interrupt"]
+ENDS = ["stop", "stop", "stop", "crash"]
 
 
 def plan(seed: int) -> Plan:
     """Sizes, limits and failures for a seed."""
     random = Random(f"plan {seed}")
     choose = random.choice
+    trouble = choose(TROUBLES)
     block, chunk = choose((1, 2, 3, 4)), choose((1, 2, 3, 5, 8))
     staging = choose((16, 24, 64))
     server = ServerOptions(
@@ -97,10 +99,10 @@ def plan(seed: int) -> Plan:
     )
     return Plan(
         options=options,
-        page_files=choose((1, 1, 2, 3)),
+        page_files=choose((2, 3) if trouble in ("sync", "write") else (1, 1, 2, 3)),
         clients=random.randint(2, 8),
         threads=choose((0, 1, 2)),
-        trouble=choose(TROUBLES),
+        trouble=trouble,
         end=choose(ENDS),
         page_cache=choose(("warm", "cold", "none")),
         failed_sync=choose(("keep", "revert")),
@@ -110,28 +112,33 @@ def plan(seed: int) -> Plan:
 def faults(trouble: str, random: Random) -> list[Fault]:
     """The failures of a kind, at moments that the random source chooses."""
     at, data = random.randint(1, 40), "base/*"
+
+    def fail(error: int, *calls: str, times: int = 1, every: int = 1, path: str | None = data) -> list[Fault]:
+        return [
+            Fault(error=error, operation=call, at=at + every * k, path=path) for k in range(times) for call in calls
+        ]
+
     match trouble:
         case "read":
-            calls = ("preadv", "preadv_nowait")
-            return [
-                Fault(error=errno.EIO, operation=call, at=at + 7 * k, path=data) for k in range(4) for call in calls
-            ]
+            return fail(errno.EIO, "preadv", "preadv_nowait", times=4, every=7)
         case "space":
-            return [Fault(error=errno.ENOSPC, operation="pwritev", at=at + 5 * k, path=data) for k in range(5)]
+            return fail(errno.ENOSPC, "pwritev", times=5, every=5)
         case "descriptors":
-            error = random.choice((errno.EMFILE, errno.ENFILE))
-            return [Fault(error=error, operation="reopen", at=at + 3 * k) for k in range(6)]
+            return fail(random.choice((errno.EMFILE, errno.ENFILE)), "reopen", times=6, every=3)
         case "sync":
-            return [Fault(error=errno.EIO, operation="fdatasync", at=max(at // 3, 1), path=data)]
+            at = max(at // 3, 1)
+            return fail(errno.EIO, "fdatasync")
         case "write":
-            return [Fault(error=random.choice((errno.EIO, errno.EROFS)), operation="pwritev", at=at, path=data)]
+            return fail(random.choice((errno.EIO, errno.EROFS)), "pwritev")
+        case "interrupt":
+            return fail(errno.EINTR, "preadv", "pwritev", "fdatasync", "reopen", times=5, every=2)
         case "short":
             lengths = [random.randint(1, 900) for _ in range(20)]
-            reads = [Fault(short=length, operation="preadv", at=at + k) for k, length in enumerate(lengths)]
-            return reads + [Fault(short=length, operation="pwritev", at=at + k) for k, length in enumerate(lengths)]
-        case "interrupt":
-            calls = ("preadv", "pwritev", "fdatasync", "reopen")
-            return [Fault(error=errno.EINTR, operation=call, at=at + 2 * k) for k in range(5) for call in calls]
+            return [
+                Fault(short=length, operation=call, at=at + k)
+                for k, length in enumerate(lengths)
+                for call in ("preadv", "pwritev")
+            ]
     return []
 
 
@@ -154,6 +161,8 @@ class Report:
     trace_hash: str = ""
     violations: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
+    error: Exception | None = None
+    """What ended the run before its time."""
 
     def __str__(self) -> str:
         lines = [f"seed={self.seed} steps={self.steps} trace={self.trace_hash} {self.plan}"]
@@ -212,6 +221,8 @@ class _ObservedSystem(System):
         self.history.send(request)
         with super().open_call(server, client, call, message):
             yield
+        if isinstance(call, ReadCall) and call.error is None and call.pages != request.received:
+            self.history.violate(f"{request}: read() returned other pages than were sent")
 
     def _give_up(self, server: Any, client: ThreadClient, call: Call) -> None:
         self.history.requests[call.ref].excuses.add("Cancelled")
@@ -294,8 +305,9 @@ class Simulation:
         history = self.history
         try:
             self._run(steps)
-        except (DeadlockFound, PfsError) as error:
-            history.violate(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            report.error = error
+            history.violate(f"the run was ended by {type(error).__name__}: {error}")
         finally:
             report.steps = self.scheduler.steps
             report.trace_hash = self.scheduler.trace_hash()
@@ -404,16 +416,27 @@ class Simulation:
     def _contents(self, durable: bool = False) -> dict[str, bytes]:
         """What the disk holds of each page file, its segments put together."""
         disk = self.fs.durable_files if durable else self.fs.crash_image("all", Random(0)).durable_files
-        return _page_file_contents(disk, [self._path(file) for file in self.world.files])
+        return self._put_together(disk, self.world.files)
 
-    def _path(self, file: PageFile) -> tuple[str, str]:
-        return file.name, f"base/5/{file._state.file_id}"
+    def _put_together(self, disk: dict[str, bytes], files: Sequence[PageFile]) -> dict[str, bytes]:
+        """The content of page files by name; where a segment is short and not the last there are zeros."""
+        contents = {}
+        for file in files:
+            path, segment = f"base/5/{file._state.file_id}", 1
+            content = disk.get(path, b"")
+            while f"{path}.{segment}" in disk:
+                more = disk[f"{path}.{segment}"]
+                if more:
+                    content = content.ljust(segment * self.plan.options.segment_bytes, b"\0") + more
+                segment += 1
+            contents[file.name] = content
+        return contents
 
     def _check_acknowledged(self, request: Request, answer: DataWriteEnd) -> None:
         if request.message.durability != "disk" or not hasattr(self, "world"):
             return
         file = next(each for each in self.world.files if each.name == request.file)
-        content = _page_file_contents(self.fs.durable_files, [self._path(file)])[request.file]
+        content = self._put_together(self.fs.durable_files, [file])[request.file]
         first = answer.pgid * PAGE_SIZE
         if content[first : first + answer.n * PAGE_SIZE] != b"".join(request.pages):
             self.history.violate(f"{request}: acknowledged, but its pages are not durable")
@@ -499,12 +522,31 @@ class Simulation:
             if count != len(history.files[name].pages):
                 history.violate(f"{name!r} has {count} pages, not {len(history.files[name].pages)}")
 
+        if self.seed % 4 == 0:
+            self._check_opened_anew(durable)
+
+    def _check_opened_anew(self, durable: dict[str, bytes]) -> None:
+        """A new system on the same disk has the same page files."""
+        scheduler = SimulatedScheduler(self.seed)
+        try:
+            image = self.fs.crash_image("none", self.random)
+            image.on_operation, image._condition = scheduler.file_call, scheduler.condition
+            image.capacity = None
+            with System(image, self.plan.options, runtime=scheduler) as system:
+                for name, content in durable.items():
+                    file = system.open(name, create=False)
+                    if b"".join(file.stream()) != content:
+                        self.history.violate(f"{name!r} is not the same when it is opened anew")
+                self.history.events["opened anew"] += 1
+        finally:
+            scheduler.abandon()
+
     def _check_crash(self) -> None:
         """The system ends here: what the disk may hold then."""
         policy: CrashPolicy = self.random.choice(("none", "all", "prefix", "subset", "torn"))
         self.history.events[f"crash {policy}"] += 1
         image = self.fs.crash_image(policy, self.random).durable_files
-        contents = _page_file_contents(image, [self._path(file) for file in self.world.files])
+        contents = self._put_together(image, self.world.files)
         for name, content in contents.items():
             self.history.check_disk(name, content, PAGE_SIZE)
         self.history.check_requests(self._excuses() | {"SystemFailed"})
@@ -521,18 +563,6 @@ class Simulation:
         if any(not line.is_alive() for line in self.world.lines):
             excuses.add("SessionEnded")
         return excuses
-
-
-def _page_file_contents(disk: dict[str, bytes], paths: Sequence[tuple[str, str]]) -> dict[str, bytes]:
-    """The content of page files by name, their segments put together."""
-    contents = {}
-    for name, path in paths:
-        content, segment = disk.get(path, b""), 1
-        while f"{path}.{segment}" in disk:
-            content += disk[f"{path}.{segment}"]
-            segment += 1
-        contents[name] = content
-    return contents
 
 
 def _print_trace(scheduler: SimulatedScheduler, trace: Callable[[str], None]) -> None:
@@ -583,6 +613,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if report.violations:
             broken += 1
             print(report)
+            if report.error is not None and options.seed is not None:
+                traceback.print_exception(report.error)
     print(f"{last - first + 1} seeds, {steps} steps, {broken} of them broke a promise; events: {dict(events)}")
     return 1 if broken else 0
 
