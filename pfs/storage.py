@@ -1,7 +1,7 @@
 """`Storage`: what the page file servers of a system stand on, started, recovered and ended together.
 
-The files of the directory, recovered from the log; the page table and the dirty pages; and the actors that fill and empty
-them: file workers, `BufferPool`, `WalServer` with its `LogDevice`, `Checkpointer`.
+The files of the directory, recovered from the log; the page table and the dirty pages; and the actors that fill and
+empty them: file workers, `BufferPool`, `WalServer` with its `LogDevice`, `Checkpointer`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pfs.actors import Address, Runtime
 from pfs.actors.buffer_pool import BufferPool, Waiting
-from pfs.actors.checkpointer import Checkpointer
+from pfs.actors.checkpointer import Checkpointer, MakeCheckpoint
 from pfs.actors.file_worker import VirtualFileWorker
+from pfs.actors.reference import Ref
 from pfs.actors.wal_server import LogDevice, WalServer
 from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_table import PageTable
+from pfs.errors import PfsError
 from pfs.files.block_file import BlockFile
 from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
+from pfs.protocol import RequestFailed
 from pfs.wal.recovery import Progress, start_log
 from pfs.wal.shared_log import SharedLog
 
@@ -98,8 +101,14 @@ class Storage:
             options.dirty_bytes // 2,
         )
 
-    def kill(self) -> None:
-        """The system has failed: nothing more may be written."""
+    def kill(self, error: PfsError) -> None:
+        """The system has failed: nothing more may be written, and who waits for a checkpoint gets the error."""
+        checkpointer = cast("Ref[Checkpointer]", self.checkpointer)
+        if checkpointer._actor is not None:
+            unhandled = [each for each in checkpointer.items if isinstance(each, MakeCheckpoint)]
+            for message in checkpointer._actor.waiting() + unhandled:
+                if message.reply_to is not None:
+                    message.reply_to.tell(RequestFailed(message.token, error))
         for worker in self._blocking:
             worker.kill()
         for actor in (self.wal, self.checkpointer):

@@ -327,7 +327,7 @@ class System:
         )
         self._failed = SystemFailed(message, cause)
         logger.critical(message)
-        self._storage.kill()
+        self._storage.kill(self._failed)
         for file in list(self._files.values()):
             try:
                 file.server.tell(Fail(self._failed))

@@ -1,20 +1,22 @@
 """`Checkpointer`: the actor that writes dirty pages to the data files, and so lets the log be forgotten.
 
-It does two things with the same machinery.  In the background it writes the oldest dirty pages whenever there are more than
-`dirty_soft_bytes`.  And it makes checkpoints: everything that became dirty from log before the *redo point* is written, the
-files are synced, a CHECKPOINT record and then the control file say so, and the log before the redo point is used again.
-Both are spread out: a few runs of pages are on their way to the disk at a time, and nobody waits for them but the checkpoint.
+It does two things with the same machinery.  In the background it writes the oldest dirty pages whenever there are more
+than `dirty_soft_bytes`.  And it makes checkpoints: everything that became dirty from log before the *redo point* is
+written, the files are synced, a CHECKPOINT record and then the control file say so, and the log before the redo point
+is used again.  Both are spread out: a few runs of pages are on their way to the disk at a time, and nobody waits for
+them but the checkpoint.
 
-Order, each step after the one before has succeeded: log flushed; dirty pages with a first LSN below the redo point written;
-data files synced; CHECKPOINT record flushed; control file written and synced; log segments recycled.
-If a data file has no space its pages stay dirty and the checkpoint goes on when there is space; the log grows meanwhile, up
-to its limit.  Any other failure is fatal.
+Order, each step after the one before has succeeded: log flushed; dirty pages with a first LSN below the redo point
+written; data files synced; CHECKPOINT record flushed; control file written and synced; log segments recycled.
+If a data file has no space (or there is no descriptor) its pages stay dirty and the checkpoint goes on when there is;
+the log grows meanwhile, up to its limit.  Any other failure is fatal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import TracebackType
 from typing import Any, Literal
 
 import msgspec
@@ -22,9 +24,9 @@ import pykka
 
 from pfs.actors import Actor, Address
 from pfs.actors.file_worker import Carried, Carry
-from pfs.actors.wal_server import RoomMade, WalFlush, WalFlushed
+from pfs.actors.wal_server import RoomMade, RoomNotMade, WalFlush, WalFlushed
 from pfs.cache.dirty_pages import DirtyPages, DirtyRun
-from pfs.errors import NoSpace, PfsError
+from pfs.errors import NoSpace, PfsError, RequestError
 from pfs.files.block_file import BlockFile
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.control_file import ControlFile
@@ -76,7 +78,11 @@ class FileCut(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Tick(msgspec.Struct, frozen=True, gc=False):
-    """To itself: it may be time."""
+    """To itself: it is time for a checkpoint, unless one was made lately."""
+
+
+class _Retry(msgspec.Struct, frozen=True, gc=False):
+    """To itself: there may be space, or a descriptor, by now."""
 
 
 class _Written(msgspec.Struct, frozen=True, gc=False, eq=False):
@@ -129,6 +135,9 @@ class Checkpointer(Actor):
         self._soft = dirty_soft_bytes
         self._in_flight = 0
         self._blocked = False
+        self._changed = False
+        self._ticking = False
+        self._flushing = False
         self._phase: Phase = "idle"
         self._redo = 0
         self._place: Place | None = None
@@ -142,12 +151,11 @@ class Checkpointer(Actor):
 
     def on_start(self) -> None:
         self._last = self.scheduler.now()
-        self.send_after(self._log.options.checkpoint_seconds, _Tick())
 
     def on_receive(self, message: Any) -> None:
         match message:
             case Dirtied():
-                pass
+                self._changed = True
             case Carried(token, result, error):
                 self._carried(token, result, error)
             case WalFlushed():
@@ -155,19 +163,51 @@ class Checkpointer(Actor):
             case MakeCheckpoint():
                 self._wanted.append(message)
             case CutFile():
+                self._changed = True
                 self._cuts.append(message)
             case _Tick():
                 self._tick()
+            case _Retry():
+                self._retry()
         self._begin()
         self._write()
         self._cut()
+        self._keep_time()
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Without checkpoints the log would only grow."""
+        assert exception_value is not None
+        self._panic(exception_value)
+
+    def waiting(self) -> list[MakeCheckpoint]:
+        """Who waits for a checkpoint."""
+        return self._making + self._wanted
+
+    def _keep_time(self) -> None:
+        if self._changed and not self._ticking:
+            self._ticking = True
+            due = self._last + self._log.options.checkpoint_seconds
+            self.send_after(max(due - self.scheduler.now(), 0.0), _Tick())
 
     def _tick(self) -> None:
-        self._blocked = False
-        since = self.scheduler.now() - self._last
-        if since >= self._log.options.checkpoint_seconds and self._log.buffer.next_lsn != self._log.redo_lsn:
+        self._ticking = False
+        if self._changed and self.scheduler.now() - self._last >= self._log.options.checkpoint_seconds:
             self._wanted.append(MakeCheckpoint(None))
-        self.send_after(RETRY_SECONDS if len(self._dirty) else self._log.options.checkpoint_seconds, _Tick())
+
+    def _retry(self) -> None:
+        self._blocked = False
+        if self._phase == "syncing":
+            self._sync_files()
+
+    def _retry_later(self) -> None:
+        if not self._blocked:
+            self._blocked = True
+            self.send_after(RETRY_SECONDS, _Retry())
 
     # -- writing dirty pages
 
@@ -189,10 +229,16 @@ class Checkpointer(Actor):
             oldest = self._dirty.oldest_first_lsn()
             if oldest is None or oldest >= self._redo:
                 self._phase = "syncing"
-                self._workers[0].tell(Carry(self._sync, self._actor_ref, "syncing"))
+                self._sync_files()
+            elif not self._blocked and not self._flushing:  # what is left was changed since, and is not flushed
+                self._flushing = True
+                self._wal.tell(WalFlush(None, self._actor_ref, None))
+
+    def _sync_files(self) -> None:
+        self._workers[0].tell(Carry(self._sync, self._actor_ref, "syncing"))
 
     def _send(self, run: DirtyRun) -> None:
-        assert max(run.lsns) <= self._log.buffer.flushed, "a page must not reach the disk before its log"
+        assert max(run.lsns) < self._log.buffer.flushed, "a page must not reach the disk before its log"
         file = self._files[run.file_id]
         self._worker_of(run.file_id).tell(
             Carry(lambda: file.write(run.pgid, run.pages, run.lsns), self._actor_ref, _Written(run))
@@ -205,16 +251,20 @@ class Checkpointer(Actor):
     def _carried(self, token: Any, result: Any, error: PfsError | None) -> None:
         if isinstance(token, _Written):
             self._in_flight -= 1
-            if isinstance(error, NoSpace):
+            if isinstance(error, RequestError):  # no space, or no descriptor
                 self._dirty.not_written(token.run)
-                self._blocked = True
-                self.send_after(RETRY_SECONDS, _Tick())
+                self._wal.tell(RoomNotMade(error))
+                self._retry_later()
                 return
             if error is None:
                 self._dirty.written(token.run)
                 self.pages_written += len(token.run.pages)
                 return
-        if error is not None:
+        if isinstance(error, RequestError) and (isinstance(token, _Cut) or token == "syncing"):
+            if isinstance(token, _Cut):
+                self._cuts.append(token.message)
+            self._retry_later()
+        elif error is not None:
             self._panic(error)
         elif isinstance(token, _Cut):
             _tell(token.message.reply_to, FileCut(token.message.token))
@@ -224,10 +274,10 @@ class Checkpointer(Actor):
             self._phase = "recycling"
             before = self._redo // self._log.segment_bytes
             epoch, files = self._log.buffer.epoch, self._log_files
-            spares = max(self._log.options.checkpoint_bytes // self._log.segment_bytes, 2)
+            upto = before + max(self._log.options.checkpoint_bytes // self._log.segment_bytes, 2)
 
             def recycle() -> int:
-                files.recycle(before, epoch, spares)
+                files.recycle(before, upto, epoch)
                 return files.end_of_segments()
 
             self._keeper.tell(Carry(recycle, self._actor_ref, "recycling"))
@@ -235,6 +285,8 @@ class Checkpointer(Actor):
             self._made(result)
 
     def _cut(self) -> None:
+        if self._blocked:
+            return
         for message in [each for each in self._cuts if not self._dirty.writes_under_way(each.file_id)]:
             self._cuts.remove(message)
             call = partial(_cut_file, self._files[message.file_id], message.n)
@@ -252,11 +304,14 @@ class Checkpointer(Actor):
         self._shutdown = any(each.shutdown for each in self._making)
         self._redo = self._log.buffer.redo_point()
         self._last = self.scheduler.now()
+        self._changed = False
         self._wal.tell(WalFlush(None, self._actor_ref, None))
 
     def _flushed(self) -> None:
         if self._phase == "flushing":
             self._phase = "writing"
+        elif self._phase == "writing":
+            self._flushing = False
         elif self._phase == "recording":
             self._phase = "controlling"
             control, place, redo, shutdown = self._control, self._place, self._redo, self._shutdown
@@ -291,7 +346,7 @@ class Checkpointer(Actor):
     def _made(self, end_of_segments: int) -> None:
         log = self._log
         log.redo_lsn = self._redo
-        log.buffer.limit = max(end_of_segments, log.buffer.limit or 0)
+        log.segment_made(end_of_segments // log.segment_bytes - 1)
         self._phase = "idle"
         self.checkpoints += 1
         making, self._making = self._making, []

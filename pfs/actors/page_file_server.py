@@ -189,8 +189,13 @@ class PageFileServer(Actor):
             self._armed = True
             self._actor_ref.tell(_TURN)
 
+    @property
+    def _has_failed(self) -> bool:
+        """From the moment of a panic nothing is acknowledged and nothing more is written."""
+        return self._failed is not None or (self._failure is not None and self._failure() is not None)
+
     def _turn(self, _: Turn) -> None:
-        if self._failed is not None:
+        if self._has_failed:
             return
         core = self._core
         counters, following = core.counters, core.order.next
@@ -306,7 +311,7 @@ class PageFileServer(Actor):
     # -- answers of the pool and the workers
 
     def _pages_loaded(self, message: PagesLoaded) -> None:
-        if self._failed is not None:
+        if self._has_failed:
             return
         if isinstance(message.token, ReadRequest):
             self._reads.loaded(message.token, message.pages, message.error)
@@ -315,8 +320,8 @@ class PageFileServer(Actor):
             self._stop_when_quiet()
 
     def _wal_answered(self, message: WalFlushed | WalRoomMade | WalRefused | FileCut) -> None:
-        if self._failed is not None or (self._failure is not None and self._failure() is not None):
-            return  # after a failure nothing is acknowledged and nothing more is written
+        if self._has_failed:
+            return
         match message:
             case WalRefused(token, error):
                 self._writes.refused(token, error)

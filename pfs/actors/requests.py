@@ -123,7 +123,7 @@ class WriteRequest:
         self.pages: list[bytes] = []
         self.last_heard = 0.0
         self.stream: Any = None
-        self.state: WriteState = Literal["waiting", "collecting", "collected", "logging", "committed", "ended"]
+        self.state: WriteState = "waiting"
         self.transaction = 0
         self.logged = 0
         self.lsn = self.first_lsn = 0

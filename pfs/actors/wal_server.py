@@ -1,16 +1,16 @@
 """`WalServer`: group commit; and `LogDevice`, the thread that writes and syncs the log.
 
 Records are inserted directly into the log buffer (`SharedLog`): like the page table it is shared by pfs's own actors,
-whose handlers run one at a time, so an insertion costs no message and fails, if there is no room, in the same step.  What
-takes messages is waiting: `WalFlush(upto)` is answered with `WalFlushed` when everything before `upto` is durable.
+whose handlers run one at a time, so an insertion costs no message and fails, if there is no room, in the same step.
+What takes messages is waiting: `WalFlush(upto)` is answered with `WalFlushed` when everything before `upto` is durable.
 
 While the device writes and syncs one batch, records gather for the next; each batch is one gathered write and one sync.
-Everybody who waits is told in the order of their LSNs.  The device does nothing but the system calls; what is computed is
-computed here.
+Everybody who waits is told in the order of their LSNs.  The device does nothing but the system calls; what is computed
+is computed here.
 
 Segments are made ahead of the log by another worker.  Where one is needed that is not there yet, whoever inserts asks
-`WalRoom` and waits; if none can be made, the answer is `WalRefused(NoSpace)`: an insertion never fails because somebody was
-not quick enough, and a batch never, because there was no space.
+`WalRoom` and waits; if none can be made, the answer is `WalRefused(NoSpace)`: an insertion never fails because somebody
+was not quick enough, and a batch never, because there was no space.
 
 After a failed write or sync nothing more is answered: the system panics.
 """
@@ -20,6 +20,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from itertools import count
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -99,6 +100,12 @@ class LogWritten(msgspec.Struct, frozen=True, gc=False):
 
 class RoomMade(msgspec.Struct, frozen=True, gc=False):
     """The checkpointer: segments were given back."""
+
+
+class RoomNotMade(msgspec.Struct, frozen=True, gc=False):
+    """The checkpointer: no segments can be given back, since the data files have no space."""
+
+    error: PfsError
 
 
 class _Prepared(msgspec.Struct, frozen=True, gc=False):
@@ -181,9 +188,21 @@ class WalServer(Actor):
         elif kind is RoomMade:
             self._log.no_space = None
             self._answer_room(WalRoomMade)
+        elif kind is RoomNotMade:
+            self._room_not_made(message.error)
         elif kind is _LookIdle:
             self._look_idle(message)
         self._keep_ahead()
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nobody may be left waiting for a log that is not written any more."""
+        assert exception_value is not None
+        self._panic(exception_value)
 
     # -- waiting for durability
 
@@ -233,7 +252,10 @@ class WalServer(Actor):
         if buffer.inserted != message.inserted:
             return  # _keep_ahead looks again
         if buffer.wants_seal and not self._log.closed:
-            buffer.seal()
+            try:
+                buffer.seal()
+            except NoSpace:
+                pass  # the next batch vouches for this one
         self._pump()
 
     # -- segments
@@ -264,12 +286,17 @@ class WalServer(Actor):
             self._panic(error)
             return
         if error is not None:
-            self._log.no_space = error if isinstance(error, NoSpace) else NoSpace(f"no WAL segment was made: {error}")
-            self._answer_room(lambda token: WalRefused(token, self._log.no_space))  # type: ignore[arg-type]
+            no_space = error if isinstance(error, NoSpace) else NoSpace(f"no WAL segment was made: {error}")
+            self._log.no_space = no_space
+            self._answer_room(lambda token: WalRefused(token, no_space))
             return
         self._log.no_space = None
         self._log.segment_made(token.segment)
         self._answer_room(WalRoomMade)
+
+    def _room_not_made(self, error: PfsError) -> None:
+        if self._log.is_full and not self._log.has_room:
+            self._answer_room(lambda token: WalRefused(token, error))
 
     def _answer_room(self, answer: Callable[[Any], Any]) -> None:
         waiting, self._room_waiting = self._room_waiting, []

@@ -1,15 +1,15 @@
 """Carrying out data_write and data_append: reserve, collect, log, sync, publish, acknowledge.
 
-A write's pages are collected in memory, in room reserved before its first credit.  When they are all there it is *logged*: a
-chunk of page images a turn, between the chunks of everybody else, and at last its COMMIT, which for an append also
-says where it begins.  When the log is durable that far the write is *published* in one step and acknowledged; the data
-file is written later (`pfs.actors.checkpointer`).  With durability "memory" it is published as soon as its COMMIT is in
-the log, and acknowledged without waiting for the log's sync.
+A write's pages are collected in memory, in room reserved before its first credit.  When they are all there it is
+*logged*: a chunk of page images a turn, between the chunks of everybody else, and at last its COMMIT, which for an
+append also says where it begins.  When the log is durable that far the write is *published* in one step and
+acknowledged; the data file is written later (`pfs.actors.checkpointer`).  With durability "memory" it is published as
+soon as its COMMIT is in the log, and acknowledged without waiting for the log's sync.
 
 * Writes take effect in the order of their COMMITs.  Whole images are logged, so writes that overlap need no order else.
 * An append's place is given in the step that inserts its COMMIT, so places are contiguous and in commit order.
-* An old image that a read in progress still needs, and that is only on disk, is loaded before the write is published; the
-  writes committed behind it wait for it.
+* An old image that a read in progress still needs, and that is only on disk, is loaded before the write is published;
+  the writes committed behind it wait for it.
 * No space in the log: the request fails with NoSpace before its COMMIT, and nothing has changed.
 * A truncation waits until every write that has begun to be logged is published, and none begins meanwhile.
 """
@@ -28,7 +28,7 @@ from pfs.actors.read_service import ReadService
 from pfs.actors.requests import LARGEST_PGID, Session, WriteRequest, check_number, check_write
 from pfs.actors.reservations import Reservations
 from pfs.actors.server_core import ServerCore
-from pfs.actors.wal_server import WalAppend, WalFlush, WalRoom
+from pfs.actors.wal_server import WalFlush, WalRoom
 from pfs.errors import (
     FatalError,
     IdleTooLong,
@@ -68,6 +68,12 @@ class Room(msgspec.Struct, frozen=True, gc=False, eq=False):
     request: WriteRequest
 
 
+class TruncationRoom(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Token: a truncation waits for room in the log."""
+
+    message: TruncateMessage
+
+
 class Synced(msgspec.Struct, frozen=True, gc=False, eq=False):
     """Token: the log is being made durable for a `Sync`."""
 
@@ -75,7 +81,7 @@ class Synced(msgspec.Struct, frozen=True, gc=False, eq=False):
 
 
 class Truncated(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: a TRUNCATE record is on its way to the log, or the file is being cut."""
+    """Token: a TRUNCATE record is being made durable, or the file is being cut."""
 
     message: TruncateMessage
 
@@ -115,17 +121,21 @@ class WriteService:
         check_write(message)
         if isinstance(message, DataWrite):
             state.check_range(message.pgid, message.n)
-        elif state.page_count + message.n > LARGEST_PGID + 1:
-            raise RequestTooLarge(
-                f"{state.name!r} has {state.page_count} pages; {message.n} more would pass the limit of "
-                f"{LARGEST_PGID + 1} pages for a file"
-            )
+        else:
+            self._check_growth(state.page_count, message.n)
         request = WriteRequest(session, message)
         request.stream = session.write_stream
         granted = self._room.ask(session, request, message.n * state.page_size)
         session.requests[message.ref] = request
         if granted:
             self._invite(request)
+
+    def _check_growth(self, page_count: int, n: int) -> None:
+        if page_count + n > LARGEST_PGID + 1:
+            raise RequestTooLarge(
+                f"{self._core.state.name!r} has {page_count} pages; {n} more would pass the limit of "
+                f"{LARGEST_PGID + 1} pages for a file"
+            )
 
     def _invite(self, request: WriteRequest) -> None:
         core, session = self._core, request.session
@@ -197,7 +207,10 @@ class WriteService:
         """Log one chunk; returns how many pages that were (0: it has to wait)."""
         core, log, buffer = self._core, self._log, self._log.buffer
         if not log.has_room:
-            self._core.tell_worker(self._wal, WalRoom(core.ref, Room(request)))
+            if log.is_held_up_by(request.transaction):
+                self._finish(request, _too_much_for_the_log(request, log))
+            else:
+                self._wait_for_room(Room(request))
             return 0
         file_id, transaction = core.state.file_id, request.transaction
         first = request.logged
@@ -210,8 +223,11 @@ class WriteService:
                 self._commit(request)
                 core.counters["chunks"] += 1
                 return end - first
-        except NoSpace:  # several writers have used up what there was since `has_room` was asked
-            self._core.tell_worker(self._wal, WalRoom(core.ref, Room(request)))
+        except NoSpace:  # the chunk is larger than what there was
+            self._wait_for_room(Room(request))
+            return 0
+        except RequestTooLarge as error:
+            self._finish(request, error)
             return 0
         core.counters["chunks"] += 1
         if buffer.pending_bytes > MOST_PENDING:
@@ -220,8 +236,14 @@ class WriteService:
             core.ready(request)
         return end - first
 
+    def _wait_for_room(self, token: Room | TruncationRoom) -> None:
+        self._core.tell_worker(self._wal, WalRoom(self._core.ref, token))
+        self._core.dirtied()  # a checkpoint may make room
+
     def _commit(self, request: WriteRequest) -> None:
         buffer, tail = self._log.buffer, self._tail
+        if request.append:
+            self._check_growth(tail, request.n)
         pgid = tail if request.append else request.pgid
         page_count = tail + request.n if request.append else tail
         place = buffer.insert_commit(request.transaction, self._core.state.file_id, pgid, request.n, page_count)
@@ -236,27 +258,30 @@ class WriteService:
         else:
             self._core.tell_worker(self._wal, WalFlush(place.end, self._core.ref, Committed(request)))
 
-    def flushed(self, token: Committed | Room | Synced | Truncated) -> None:
-        """The log is durable as far as was asked for."""
+    def flushed(self, token: Committed | Room | TruncationRoom | Synced | Truncated) -> None:
+        """The log is durable as far as was asked for, or has the room that was asked for."""
         match token:
             case Committed(request):
                 request.durable = True
                 self._publish_ready()
             case Room(request):
-                self._core.ready(request)
+                if request.state == "logging":
+                    self._core.ready(request)
             case Synced(message):
                 self._core.counters["syncs"] += 1
                 self._syncing.remove(message)
                 self._core.tell(message.client, Done(message.ref))
+            case TruncationRoom(message):
+                self._log_truncation(message)
             case Truncated(message):
                 self._truncate_logged(message)
 
-    def refused(self, token: Room | Truncated, error: PfsError) -> None:
+    def refused(self, token: Room | TruncationRoom, error: PfsError) -> None:
         """There is no room in the log, and none can be made."""
         match token:
             case Room(request):
                 self._finish(request, error)
-            case Truncated(message):
+            case TruncationRoom(message):
                 self._core.refuse(message.client, message.ref, error)
                 self._truncation_ended()
 
@@ -326,7 +351,8 @@ class WriteService:
 
     def abandon_calls(self, error: PfsError) -> None:
         """The same for the `Sync` and `Truncate` messages that have not been answered."""
-        for message in (*self._syncing, *self._truncations, *self._truncating):
+        messages: list[Sync | TruncateMessage] = [*self._syncing, *self._truncations, *self._truncating]
+        for message in messages:
             self._core.refuse(message.client, message.ref, error)
         self._syncing.clear()
         self._truncations.clear()
@@ -365,17 +391,25 @@ class WriteService:
             return
         message = self._truncations.popleft()
         self._truncating.append(message)
-        record = TruncateRecord(self._core.state.file_id, min(message.n, self._core.state.page_count))
-        self._core.tell_worker(self._wal, WalAppend((record,), self._core.ref, Truncated(message)))
+        self._log_truncation(message)
+
+    def _log_truncation(self, message: TruncateMessage) -> None:
+        n = min(message.n, self._core.state.page_count)
+        try:
+            place = self._log.buffer.insert(TruncateRecord(self._core.state.file_id, n))
+        except NoSpace:
+            self._wait_for_room(TruncationRoom(message))
+            return
+        self._tail = n  # in the same step, since a checkpoint records the page counts that go with the end of the log
+        self._core.tell_worker(self._wal, WalFlush(place.end, self._core.ref, Truncated(message)))
 
     def _truncate_logged(self, message: TruncateMessage) -> None:
         """The TRUNCATE record is durable: the file is shorter from now on."""
         state = self._core.state
-        n = min(message.n, state.page_count)
+        n = self._tail
         outcomes, failed = state.truncate(n)
         self._core.settle(outcomes)
         self._reads.fail_cuts(failed)
-        self._tail = n
         cut = CutFile(state.file_id, n, self._core.ref, Truncated(message))
         self._core.tell_worker(self._checkpointer, cut)
 
@@ -411,3 +445,11 @@ class WriteService:
             "staged_bytes": self._room.reserved,
             "writes_applying": len(self._logging),
         }
+
+
+def _too_much_for_the_log(request: WriteRequest, log: SharedLog) -> NoSpace:
+    return NoSpace(
+        f"request {request.ref}: the WAL takes up all of the {log.most_bytes} bytes that it may, and cannot be cut "
+        f"because of the {request.logged} of {request.n} pages of this request that it holds: write fewer pages at a "
+        "time, or raise `most_bytes`"
+    )

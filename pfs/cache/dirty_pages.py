@@ -6,12 +6,13 @@ in the log, or in the data file.
 
 Invariants:
 
-* Every entry has the LSN of the commit that made it (`lsn`), and the LSN from which the log must be kept to make it again
-  (`first_lsn`, the first record of the transaction that made the *oldest* version not on disk).  A checkpoint with redo
-  point r may be recorded when no entry has a `first_lsn` below r.
+* Every entry has the LSN of the commit that made it (`lsn`), and the LSN from which the log must be kept to make it
+  again (`first_lsn`, the first record of the transaction that made the *oldest* version not on disk).  A checkpoint
+  with redo point r may be recorded when no entry has a `first_lsn` below r.
 * A page is in at most one write at a time; while it is being written it stays, so nobody reads its bytes from disk.
   A page that is changed meanwhile stays dirty.
-* `take` gives only pages whose LSN is flushed: the log reaches the disk before the data (write-ahead).
+* `take` gives only pages whose COMMIT is flushed: the log reaches the disk before the data (write-ahead).  `flushed` is
+  where the durable part of the log ends, so a COMMIT that begins there is not durable.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class DirtyPages:
     def _candidates(self, flushed: int, below: int | None, most: int) -> Iterator[tuple[int, int]]:
         found = 0
         for key, entry in self._entries.items():
-            if entry.writing is None and entry.lsn <= flushed and (below is None or entry.first_lsn < below):
+            if entry.writing is None and entry.lsn < flushed and (below is None or entry.first_lsn < below):
                 yield key
                 found += 1
                 if found == most:
@@ -119,7 +120,7 @@ class DirtyPages:
 
     def _may_take(self, key: tuple[int, int], flushed: int) -> bool:
         entry = self._entries.get(key)
-        return entry is not None and entry.writing is None and entry.lsn <= flushed
+        return entry is not None and entry.writing is None and entry.lsn < flushed
 
     def written(self, run: DirtyRun) -> None:
         """A run is in the data file (its sync is pending): what was not changed meanwhile is clean."""

@@ -8,11 +8,11 @@ been sent yet.  Four places may hold the image of a page that a cut sees, looked
 3. the dirty pages (newer in memory than on disk);
 4. the disk.
 
-Invariants: `page_count` and `version` change only in `publish` and `truncate`, each one step; a page of an open cut that is
-superseded goes to the version store in the same step, so `publish` wants the old images that are only on disk in
-memory first (`missing_images`); no page is read from disk while it is dirty, so never while it is being overwritten there.
-What the version store may keep is bounded: past `versions_limit` bytes the oldest of the cuts that need some of it are
-failed (`SnapshotTooOld`) until the rest fits.
+Invariants: `page_count` and `version` change only in `publish` and `truncate`, each one step; a page of an open cut
+that is superseded goes to the version store in the same step, so `publish` wants the old images that are only on disk
+in memory first (`missing_images`); no page is read from disk while it is dirty, so never while it is being overwritten
+there.  What the version store may keep is bounded: past `versions_limit` bytes the oldest of the cuts that need some of
+it are failed (`SnapshotTooOld`) until the rest fits.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class PageFileState:
     ) -> tuple[list[Outcome[Any]], list[Cut]]:
         """Make a write visible, whole, in this one step.
 
-        `lsn` and `first_lsn`: of its commit and first record in the log.  `images`: those that were missing.  Returns what
-        `PageTable.publish` returns, and the cuts that were failed to keep the version store bounded.
+        `lsn` and `first_lsn`: of its commit and first record in the log.  `images`: those that were missing.  Returns
+        what `PageTable.publish` returns, and the cuts that were failed to keep the version store bounded.
         """
         self.version += 1
         end = pgid + len(pages)

@@ -1,7 +1,7 @@
 """What recovery does to the page files: `pfs.wal.recovery`'s `RedoTarget` over a `PageFileStore`.
 
-The catalog is made durable by itself before anything of a new file is logged, so recovery finds every file that a COMMIT
-names, unless it was dropped later: then what is logged of it is passed over.
+The catalog is made durable by itself before anything of a new file is logged, so recovery finds every file that a
+COMMIT names, unless it was dropped later: then what is logged of it is passed over.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class PageFileStore:
         return {entry.number: entry.page_size for entry in self._catalog.entries()}
 
     def open_by_id(self, file_id: int, page_size: int) -> RelationFile:
-        """A page file for recovery, to be closed by the caller; a torn tail is cut, as the log has what belongs there."""
+        """A page file for recovery, closed by the caller; a torn tail is cut, since the log has what is missing."""
         address = next(each.address for each in self._catalog.entries() if each.number == file_id)
         return RelationFile(self._manager, self._manager.open(address, page_size, repair=True))
 

@@ -167,6 +167,11 @@ class LogBuffer:
         return self._inserted - self._flushed
 
     @property
+    def reserve(self) -> int:
+        """Bytes before the limit that only `insert_reserved` may use."""
+        return self._reserve
+
+    @property
     def limit(self) -> int | None:
         """Where the existing segments end; None for no limit.  Raised when another segment was made."""
         return self._limit

@@ -1,4 +1,4 @@
-"""The log buffer of a system with its limits: when to make a segment, when to checkpoint, how full it is.  Plain code."""
+"""The log buffer of a system with its limits: when to make a segment, to checkpoint, how full it is.  Plain code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import msgspec
 
 from pfs.errors import NoSpace
 from pfs.wal.log_buffer import LogBuffer
+from pfs.wal.log_files import SyncMethod
+
+LEAST_SEGMENTS = 4
+"""So many segments the log may take up whatever `most_bytes` says: with fewer it is full before it is checkpointed."""
+
+LARGEST_STEP = 256 << 10
+"""More bytes than two page images take, so that with so much room one always fits, wherever a segment ends."""
 
 
 class WalOptions(msgspec.Struct, frozen=True):
@@ -25,7 +32,7 @@ class WalOptions(msgspec.Struct, frozen=True):
     checkpoint_seconds: float = 300.0
     batch_bytes: int = 1 << 20
     batch_requests: int = 256
-    sync_method: str = "fdatasync"
+    sync_method: SyncMethod = "fdatasync"
     compress: bool = False
 
 
@@ -48,38 +55,56 @@ class SharedLog:
         self.next_transaction = count(next_transaction).__next__
 
     @property
+    def most_bytes(self) -> int:
+        """What the log may take up since the last checkpoint."""
+        return max(self.options.most_bytes, LEAST_SEGMENTS * self.segment_bytes)
+
+    @property
     def fill_ratio(self) -> float:
         """How much of what the log may take up is taken up, 0.0 to 1.0 and a little more."""
-        return (self.buffer.inserted - self.redo_lsn) / self.options.most_bytes
+        return (self.buffer.inserted - self.redo_lsn) / self.most_bytes
 
     @property
     def has_room(self) -> bool:
-        """Whether an insertion of a batch would find segments that exist."""
-        limit = self.buffer.limit
-        assert limit is not None
-        return limit - self.buffer.inserted > min(self.segment_bytes, 2 * self.options.batch_bytes)
+        """Whether an insertion of a batch, at least of one page, would find segments that exist."""
+        room = self._limit - self.buffer.reserve - self.buffer.inserted
+        return room > min(self.segment_bytes, max(2 * self.options.batch_bytes, LARGEST_STEP))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the log takes up all that it may: only a checkpoint makes room."""
+        return self._limit - self.redo_lsn >= self.most_bytes
 
     @property
     def wants_segment(self) -> bool:
         """Whether the next segment should be made now: one is always kept ahead, up to the limit of all."""
-        limit = self.buffer.limit
-        assert limit is not None
-        ahead = limit - self.buffer.inserted
-        return ahead < 2 * self.segment_bytes and limit - self.redo_lsn < self.options.most_bytes
+        return self._limit - self.buffer.inserted < 3 * self.segment_bytes and not self.is_full
 
     @property
     def wants_checkpoint(self) -> bool:
-        return self.buffer.inserted - self.redo_lsn > self.options.checkpoint_bytes
+        """Whether there is so much log that a checkpoint is due, and one now would let some of it be forgotten."""
+        gain = self.buffer.redo_point() - self.redo_lsn
+        due = gain > self.options.checkpoint_bytes or (self.is_full and not self.has_room)
+        return due and gain >= self.segment_bytes
+
+    def is_held_up_by(self, transaction: int) -> bool:
+        """Whether the log is full, and cannot be made shorter before this transaction has ended."""
+        if not self.is_full or self.has_room:
+            return False
+        oldest = next(iter(self.buffer.unsettled.items()), None)
+        return oldest is not None and oldest[0] == transaction and oldest[1] - self.redo_lsn < self.segment_bytes
+
+    @property
+    def _limit(self) -> int:
+        limit = self.buffer.limit
+        assert limit is not None
+        return limit
 
     @property
     def next_segment(self) -> int:
         """The number of the segment after the last that exists."""
-        limit = self.buffer.limit
-        assert limit is not None
-        return limit // self.segment_bytes
+        return self._limit // self.segment_bytes
 
     def segment_made(self, segment: int) -> None:
         """A segment exists, and all before it."""
-        limit = self.buffer.limit
-        assert limit is not None
-        self.buffer.limit = max(limit, (segment + 1) * self.segment_bytes)
+        self.buffer.limit = max(self._limit, (segment + 1) * self.segment_bytes)
