@@ -1,30 +1,25 @@
-"""A page file server under the simulated scheduler, with everything below it real and the disk simulated.
+"""A page file server in a whole `System` under the simulated scheduler, on a simulated disk.
 
-`World` wires server, pool, workers, storage manager and disk as `System` does.  `Client` is an actor that speaks the
-protocol and keeps all it was told.  `world.settle()` takes steps until nothing but timers is left to happen, so tests
-say what was done and look at what came of it.  `world.hold("write")` keeps the workers inside their next write until
-`world.let_go()`.
+`Client` is an actor that speaks the protocol and keeps all it was told.  `world.settle()` takes steps until nothing but
+timers is left to happen, so tests say what was done and look at what came of it.  `world.hold("sync")` keeps the log device
+inside its next sync until `world.let_go()`; `"read"`, `"write"` and `"truncate"` the workers inside calls of the data file.
+`world.durable()` is what a crash at this moment leaves: a new system recovers from it.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
+import msgspec
+
 from pfs.actors import Actor
-from pfs.actors.buffer_pool import BufferPool
-from pfs.actors.file_worker import VirtualFileWorker
-from pfs.actors.page_file_server import Fail, PageFileServer
+from pfs.actors.checkpointer import CheckpointMade, MakeCheckpoint
 from pfs.actors.requests import ServerOptions
-from pfs.cache.page_file_state import PageFileState
-from pfs.cache.page_table import PAGE_OVERHEAD, PageTable
-from pfs.errors import PfsError, SystemFailed
-from pfs.files.magnetic_disk import MagneticDisk
-from pfs.files.relation import Fork, RelationAddress
-from pfs.files.storage_manager import StorageManager
-from pfs.files.store import RelationFile
-from pfs.files.virtual_file import VirtualFilePool
+from pfs.cache.page_table import PAGE_OVERHEAD
+from pfs.errors import PfsError
 from pfs.protocol import (
     Cancel,
     DataAppend,
@@ -45,15 +40,21 @@ from pfs.protocol import (
     Sync,
     Truncate,
 )
+from pfs.system import System, SystemOptions
+from pfs.testing.disk import CrashPolicy
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.testing.scheduler import SimulatedScheduler
+from pfs.wal.shared_log import WalOptions
 
 PAGE_SIZE = 512
-ADDRESS = RelationAddress(1663, 5, 16384)
+NAME = "triples"
 PATH = "base/5/16384"
 NEVER = 1e12
-ENDS = (DataReadEnd, DataWriteEnd, RequestFailed, Done, StatReply)
+ENDS = (DataReadEnd, DataWriteEnd, RequestFailed, Done, StatReply, CheckpointMade)
 
+SMALL_LOG = WalOptions(
+    segment_bytes=64 << 10, most_bytes=1 << 20, checkpoint_bytes=512 << 10, checkpoint_seconds=NEVER
+)
 SMALL = ServerOptions(chunk=4, block=2, credits=3, idle_seconds=NEVER)
 
 
@@ -72,39 +73,34 @@ def tags(pages: Sequence[bytes]) -> list[str]:
     return [tag(each) for each in pages]
 
 
-class HeldFile(RelationFile):
-    """A relation's file whose calls a test can hold up."""
+def start(
+    disk: SimulatedFileSystem, scheduler: SimulatedScheduler, options: SystemOptions, kind: type[System] = System
+) -> System:
+    """A system on a disk that was of another scheduler before."""
+    disk.on_operation = scheduler.file_call
+    disk._condition = scheduler.condition
+    return kind(disk, options, runtime=scheduler)
 
-    world: World
 
-    def _pass(self, call: str) -> None:
-        world = self.world
-        world.calls.append(call)
-        if call in world.held:
-            held = world.held
-            world.scheduler.wait_until(
-                lambda: call not in held, lambda: "what is held by the test" if call in held else "its turn"
-            )
+def recovered(image: SimulatedFileSystem, options: SystemOptions | None = None) -> list[str]:
+    """The tags of the pages that a system finds that is started on a disk."""
+    with start(image, SimulatedScheduler(1), options or SystemOptions(wal=SMALL_LOG)) as system:
+        file = system.open(NAME, page_size=PAGE_SIZE)
+        return tags(file.read(0, file.page_count)) if file.page_count else []
 
-    def read(self, block: int, n: int) -> list[bytes]:
-        self._pass("read")
-        return super().read(block, n)
 
-    def write(self, block: int, pages: Sequence[bytes]) -> None:
-        self._pass("write")
-        super().write(block, pages)
+class _ObservedSystem(System):
+    """A system that notes its panics."""
 
-    def sync(self) -> None:
-        self._pass("sync")
-        super().sync()
+    panics: list[BaseException]
 
-    def truncate(self, blocks: int) -> None:
-        self._pass("truncate")
-        super().truncate(blocks)
+    def panic(self, cause: BaseException) -> None:
+        self.panics.append(cause)
+        super().panic(cause)
 
 
 class World:
-    """One server and all it needs (see the module).  The file begins with pages "0", "1", ..."""
+    """A system with one page file and its server (see the module).  The file begins with pages "0", "1", ..."""
 
     def __init__(
         self,
@@ -115,51 +111,64 @@ class World:
         pool_pages: int = 1000,
         page_cache: Any = "cold",
         version_bytes: int | None = None,
-        capacity_pages: int | None = None,
+        wal: WalOptions = SMALL_LOG,
+        dirty_bytes: int = 32 << 20,
     ) -> None:
-        self.scheduler = SimulatedScheduler(seed)
-        self.disk = SimulatedFileSystem(
-            page_cache=page_cache, on_operation=self.scheduler.file_call, condition=self.scheduler.condition
-        )
         self.held: set[str] = set()
         self.calls: list[str] = []
-        self.panics: list[BaseException] = []
         self.served: list[tuple[Any, int, int]] = []
         """(client's ref, request's ref, pages) of each chunk."""
-        self.files = VirtualFilePool(self.disk, clock=self.scheduler.clock)
-        self.manager = StorageManager({"disk": MagneticDisk(self.files)})
-        relation = self.manager.open(ADDRESS, PAGE_SIZE)
-        self.manager.create(relation)
-        self.file = HeldFile(self.manager, relation)
-        self.file.world = self
-        if pages:
-            RelationFile.write(self.file, 0, [page(number) for number in range(pages)])
-            RelationFile.sync(self.file)
-        if capacity_pages is not None:
-            self.disk.capacity = capacity_pages * PAGE_SIZE
-        self.table: PageTable[Any] = PageTable(pool_pages * (PAGE_SIZE + PAGE_OVERHEAD))
-        limit = options.version_bytes if version_bytes is None else version_bytes
-        self.state = PageFileState("triples", 16384, PAGE_SIZE, pages, self.table, limit)
-        start = self.scheduler.start
-        self.readers = [start(VirtualFileWorker) for _ in range(2)]
-        self.writer = start(VirtualFileWorker)
-        self.pool = start(BufferPool, self.table, self.readers, self.panic)
-        arguments = (self.state, self.file, self.pool, [self.writer], self.panic, options, self._observe)
-        self.server: Any = start(PageFileServer, *arguments)
         self.options = options
+        if version_bytes is not None:
+            self.options = msgspec.structs.replace(options, version_bytes=version_bytes)
+        self.system_options = SystemOptions(
+            buffer_bytes=pool_pages * (PAGE_SIZE + PAGE_OVERHEAD),
+            dirty_bytes=dirty_bytes,
+            server=self.options,
+            wal=wal,
+            call_timeout=NEVER,
+        )
+        self.disk = SimulatedFileSystem(page_cache=page_cache)
+        if pages:
+            with start(self.disk, SimulatedScheduler(seed), self.system_options) as system:
+                file = system.open(NAME, page_size=PAGE_SIZE)
+                file.append([page(number) for number in range(pages)])
+        self.scheduler = SimulatedScheduler(seed)
+        self.system: Any = start(self.disk, self.scheduler, self.system_options, _ObservedSystem)
+        self.panics: list[BaseException] = []
+        self.system.panics = self.panics
+        self.system._observer = self._observe
+        self.page_file = self.system.open(NAME, page_size=PAGE_SIZE)
+        self.server: Any = self.page_file.server
+        self.storage = self.system._storage
+        self.state = self.page_file._state
+        self.log = self.storage.log
+        self.pool = self.storage.pool
+        self.readers = self.storage._blocking[:2]
+        self.device = self.storage._blocking[-1]
+        self.file: Any = self.storage.open_files[self.state.file_id]
+        for call in ("read", "write", "truncate"):
+            self._hold_up(self.file, call, call)
+        self._hold_up(self.storage.started.files, "sync", "sync")
+        self._hold_up(self.storage.started.files, "prepare", "prepare")
         self._refs = itertools.count(1)
+
+    def _hold_up(self, owner: Any, method: str, call: str) -> None:
+        really = getattr(owner, method)
+
+        def held_up(*arguments: Any) -> Any:
+            self.calls.append(call)
+            if call in self.held:
+                held = self.held
+                self.scheduler.wait_until(
+                    lambda: call not in held, lambda: "what is held by the test" if call in held else "its turn"
+                )
+            return really(*arguments)
+
+        setattr(owner, method, held_up)
 
     def _observe(self, turn: int, client: Any, ref: int, pages: int) -> None:
         self.served.append((client, ref, pages))
-
-    def panic(self, cause: BaseException) -> None:
-        """As `System.panic`."""
-        self.panics.append(cause)
-        if len(self.panics) == 1:
-            for worker in (self.writer, *self.readers):
-                worker.kill()
-            if self.server.is_alive():
-                self.server.tell(Fail(SystemFailed(f"the system has failed: {cause}", cause)))
 
     def next_ref(self) -> int:
         return next(self._refs)
@@ -199,22 +208,34 @@ class World:
 
     def stop(self) -> None:
         self.held.clear()
-        self.scheduler.stop()
-        self.files.close()
+        self.disk.faults.clear()
+        self.disk.capacity = None
+        self.system.stop()
+
+    def checkpoint(self) -> None:
+        """Have everything written to the data files; no effect after a panic."""
+        client = Client(self)
+        ref = self.next_ref()
+        self.storage.checkpointer.tell(MakeCheckpoint(client.ref, ref))
+        self.settle()
+        assert type(client.end(ref)) is CheckpointMade
 
     # -- looking
 
     def on_disk(self) -> list[str]:
-        """The tags of the pages in the file on the simulated disk."""
-        descriptor = self.disk.open(PATH, 0)
-        data = bytearray(self.disk.fstat(descriptor).size)
-        self.disk.preadv(descriptor, [data], 0)
-        self.disk.close(descriptor)
-        return [tag(bytes(data[at : at + PAGE_SIZE])) for at in range(0, len(data), PAGE_SIZE)]
+        """The tags of the pages in the data file on the simulated disk, after a checkpoint."""
+        if not self.panics:
+            self.checkpoint()
+        return self.data_file()
 
-    def durable(self) -> list[str]:
-        data = self.disk.durable_files[PATH]
+    def data_file(self) -> list[str]:
+        """The tags of the pages in the data file as it is."""
+        data = self.disk.crash_image("all", Random(0)).durable_files.get(PATH, b"")
         return [tag(data[at : at + PAGE_SIZE]) for at in range(0, len(data), PAGE_SIZE)]
+
+    def durable(self, policy: CrashPolicy = "none") -> list[str]:
+        """The tags of the pages that are there after a crash at this moment and a recovery."""
+        return recovered(self.disk.crash_image(policy, Random(1)), self.system_options)
 
     def stat(self) -> StatReply:
         client = Client(self)
@@ -223,9 +244,6 @@ class World:
         reply = client.end(ref)
         assert isinstance(reply, StatReply)
         return reply
-
-    def block_count(self) -> int:
-        return self.manager.nblocks(self.file.relation, Fork.MAIN)
 
     def serves_a_good_client(self) -> None:
         """Whether the server still does all that it is there for, for somebody new."""

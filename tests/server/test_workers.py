@@ -12,12 +12,10 @@ from pfs.actors import Actor
 from pfs.actors.buffer_pool import BufferPool, LoadRuns, PagesLoaded, Waiting
 from pfs.actors.file_worker import (
     BlocksRead,
-    BlocksWritten,
+    Carried,
+    Carry,
     ReadBlocks,
-    SyncBlocks,
-    TruncateBlocks,
     VirtualFileWorker,
-    WriteBlocks,
 )
 from pfs.cache.page_table import PageTable
 from pfs.errors import Busy, FatalError, OutOfRange, PageIOError, PfsError, RequestTooLarge, SystemFailed, WriteFailed
