@@ -158,8 +158,8 @@ class Checkpointer(Actor):
                 self._changed = True
             case Carried(token, result, error):
                 self._carried(token, result, error)
-            case WalFlushed():
-                self._flushed()
+            case WalFlushed(token):
+                self._flushed(token)
             case MakeCheckpoint():
                 self._wanted.append(message)
             case CutFile():
@@ -232,7 +232,7 @@ class Checkpointer(Actor):
                 self._sync_files()
             elif not self._blocked and not self._flushing:  # what is left was changed since, and is not flushed
                 self._flushing = True
-                self._wal.tell(WalFlush(None, self._actor_ref, None))
+                self._wal.tell(WalFlush(None, self._actor_ref, "writing"))
 
     def _sync_files(self) -> None:
         self._workers[0].tell(Carry(self._sync, self._actor_ref, "syncing"))
@@ -305,14 +305,14 @@ class Checkpointer(Actor):
         self._redo = self._log.buffer.redo_point()
         self._last = self.scheduler.now()
         self._changed = False
-        self._wal.tell(WalFlush(None, self._actor_ref, None))
+        self._wal.tell(WalFlush(None, self._actor_ref, "flushing"))
 
-    def _flushed(self) -> None:
-        if self._phase == "flushing":
+    def _flushed(self, token: Any) -> None:
+        if token == "flushing":
             self._phase = "writing"
-        elif self._phase == "writing":
+        elif token == "writing":
             self._flushing = False
-        elif self._phase == "recording":
+        elif token == "recording":
             self._phase = "controlling"
             control, place, redo, shutdown = self._control, self._place, self._redo, self._shutdown
             durable = self._log.buffer.flushed
@@ -341,7 +341,7 @@ class Checkpointer(Actor):
         except NoSpace as error:
             self._panic(error)  # the reserve is for these records
             return
-        self._wal.tell(WalFlush(self._place.end, self._actor_ref, None))
+        self._wal.tell(WalFlush(self._place.end, self._actor_ref, "recording"))
 
     def _made(self, end_of_segments: int) -> None:
         log = self._log

@@ -4,7 +4,7 @@ A `History` is told every request and every message that goes to a client, at th
 sends it (`Line` stands between).  It keeps a model of each page file from nothing but that:
 
 * The commits of a file are its `DataWriteEnd`s and the `Done`s of truncations, in the order in which they were sent.
-  That order must be the order of `lsn`, without gaps; an append must begin where the file ended.
+  That order must be the order of `lsn`; an append must begin where the file ended.
 * A read is right if its pages are those of the file after some single commit: not before the last commit that was
   acknowledged when the read began, and not after a write that was asked for when the read had ended.
 * A request that failed must have had a reason to: nobody is told `Cancelled` who did not cancel.
@@ -23,7 +23,6 @@ import pykka
 
 from pfs.actors import Address, Down
 from pfs.actors.monitors import Watched
-from pfs.actors.requests import LARGEST_PGID
 from pfs.errors import OutOfRange, PfsError
 from pfs.protocol import (
     DataAppend,
@@ -128,7 +127,7 @@ class FileModel:
         self.name = name
         self.states: list[list[bytes]] = [list(pages)]
         self.commits: list[Request] = []
-        self.first_lsn: int | None = None
+        self.last_lsn = 0
 
     @property
     def pages(self) -> list[bytes]:
@@ -241,10 +240,9 @@ class History:
         if not isinstance(message, (DataWrite, DataAppend)):
             self.violate(f"{request}: answered by DataWriteEnd")
             return
-        if file.first_lsn is None:
-            file.first_lsn = answer.lsn
-        elif answer.lsn != file.first_lsn + len(file.commits):
-            self.violate(f"{request}: lsn {answer.lsn}, not {file.first_lsn + len(file.commits)}: a gap in the order")
+        if answer.lsn <= file.last_lsn:
+            self.violate(f"{request}: LSN {answer.lsn} after {file.last_lsn}: not in the order of the commits")
+        file.last_lsn = answer.lsn
         before = file.pages
         pgid = message.pgid if isinstance(message, DataWrite) else len(before)
         if answer.pgid != pgid or answer.n != message.n or len(request.pages) != message.n:
@@ -259,8 +257,6 @@ class History:
 
     def _truncated(self, request: Request) -> None:
         file = self.files[request.file]
-        if file.first_lsn is None:
-            file.first_lsn = len(file.commits) + 1
         file.commits.append(request)
         file.states.append(file.pages[: request.message.n])
 
@@ -323,62 +319,19 @@ class History:
         if wrong:
             self.violate(f"{request}: OutOfRange, but the file had {sorted(set(counts))} pages")
 
-    # -- what the disk must hold
+    # -- what must survive a crash
 
-    def check_disk(self, name: str, content: bytes, page_size: int) -> None:
-        """The disk after a crash: each page acknowledged as durable, or what was written over it since."""
+    def durable_states(self, name: str) -> list[list[bytes]]:
+        """The states that a page file may have after a crash now, if no commit is on its way: a copy of the list."""
         file = self.files[name]
-        allowed: dict[int, set[bytes]] = {pgid: {page} for pgid, page in enumerate(file.states[0])}
-        for number, request in enumerate(file.commits):
-            if isinstance(request.message, Truncate):
-                for pgid in [pgid for pgid in allowed if pgid >= request.message.n]:
-                    del allowed[pgid]
-                continue
-            assert request.written is not None
-            for pgid, page in enumerate(request.pages, request.written.pgid):
-                if request.message.durability == "disk":
-                    allowed[pgid] = {page}
-                elif pgid < len(file.states[number]):
-                    allowed[pgid].add(page)
-                else:
-                    allowed[pgid] = {page, b""}  # b"": it need not be there
-        ended = LARGEST_PGID
+        durable = 0
+        for number, commit in enumerate(file.commits, 1):
+            if isinstance(commit.message, Truncate) or commit.message.durability == "disk":
+                durable = number
         for request in self.requests.values():
-            if request.file != name or request.written is not None:
-                continue
-            if isinstance(request.message, DataWrite):  # it may have been half-way
-                for pgid, page in enumerate(request.pages, request.message.pgid):
-                    if pgid in allowed:
-                        allowed[pgid].add(page)
-            elif (
-                isinstance(request.message, Truncate)
-                and request not in file.commits
-                and not isinstance(request.error, OutOfRange)
-            ):
-                ended = min(ended, request.message.n)
-        for pgid, pages in allowed.items():
-            page = content[pgid * page_size : (pgid + 1) * page_size]
-            if pgid < ended and not _may_be(page, pages):  # what a truncation was cutting off may be there or not
-                meant = " or ".join(sorted(map(describe_page, pages)))
-                self.violate(f"page {pgid} of {name!r} on disk is {describe_page(page)}; acknowledged was {meant}")
-
-
-def _may_be(page: bytes, pages: set[bytes]) -> bool:
-    """Whether a page on disk is one of these, or, as what is not synced may be torn, made of some runs of several."""
-    if page in pages or len(pages) == 1:
-        return page in pages
-    sources = [each or bytes(len(page)) for each in pages]
-    done = 0
-    for _ in range(MOST_TEARS + 1):
-        done += max(_common(page, source, done) for source in sources)
-    return done == len(page)
-
-
-def _common(page: bytes, source: bytes, start: int) -> int:
-    """How many bytes are the same from `start` on."""
-    return next(
-        (n for n, (x, y) in enumerate(zip(page[start:], source[start:], strict=False)) if x != y), len(page) - start
-    )
+            if request.file == name and isinstance(request.message, Sync) and request.done and request.error is None:
+                durable = max(durable, request.commits_before)
+        return file.states[durable:]
 
 
 def make_page(page_size: int, file: int, writer: int, number: int, index: int) -> bytes:

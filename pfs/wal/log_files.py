@@ -182,7 +182,8 @@ class LogFiles:
         if self.sync_method in ("fdatasync", "fsync"):
             for segment in sorted(self._unsynced):
                 self._sync_descriptor(self._open[segment], self.path(segment))
-        for segment in self._unsynced - {max(self._unsynced, default=0)}:
+        newest = max(self._unsynced, default=0)
+        for segment in [each for each in list(self._open) if each < newest]:
             self._close(segment)  # the log has left it
         self._unsynced.clear()
 
