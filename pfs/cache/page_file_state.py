@@ -122,11 +122,15 @@ class PageFileState:
         """
         self.version += 1
         end = pgid + len(pages)
+        outcomes: list[Outcome[Any]] = []
         for number in sorted(self._needed(pgid, min(end, self.page_count))):
-            image = self._image(number) or images[number]
+            image = self._image(number)
+            if image is None:  # a read may be waiting for it again: `PageTable.publish` would give it the new page
+                image = images[number]
+                outcomes += self.table.publish(self.file_id, number, [image])
             self.versions.save(number, self.version, image)
         self.page_count = max(self.page_count, end)
-        outcomes = self.table.publish(self.file_id, pgid, pages)
+        outcomes += self.table.publish(self.file_id, pgid, pages)
         for number, page in enumerate(pages, pgid):
             self.dirty.put(self.file_id, number, page, lsn, first_lsn)
         return outcomes, self._fail_oldest()
