@@ -123,6 +123,8 @@ class Storage:
             "flushed": buffer.flushed,
             "redo": self.log.redo_lsn,
             "records": buffer.records,
+            "replayed_transactions": self.started.transactions,
+            "replayed_pages": self.started.pages,
             "batches": wal.batches if wal else 0,
             "waits_ended": wal.flushes if wal else 0,
             "checkpoints": checkpointer.checkpoints if checkpointer else 0,
