@@ -56,6 +56,8 @@ class ServedProcess:
         """Send a command; its reply, or None if the process was killed before it came."""
         assert self.process.stdin is not None
         with self._lock:
+            if self._over:
+                return None
             self._next_id += 1
             command["id"] = self._next_id
             try:
