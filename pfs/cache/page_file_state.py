@@ -123,8 +123,8 @@ class PageFileState:
         self.version += 1
         end = pgid + len(pages)
         outcomes: list[Outcome[Any]] = []
-        for number in sorted(self._needed(pgid, min(end, self.page_count))):
-            image = self._image(number)
+        found = [(number, self._image(number)) for number in sorted(self._needed(pgid, min(end, self.page_count)))]
+        for number, image in found:
             if image is None:  # a read may be waiting for it again: `PageTable.publish` would give it the new page
                 image = images[number]
                 outcomes += self.table.publish(self.file_id, number, [image])
