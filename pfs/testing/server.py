@@ -1,8 +1,8 @@
 """A `System` in a process of its own, driven over pipes: `python -m pfs.testing.server DIRECTORY [OPTIONS]`.
 
-One command a line on standard input, one reply a line on standard output, both JSON.  Each command has an `id`, which its
-reply repeats, and runs in a thread of the `client` that it names, so that clients wait for the disk beside each other; the
-commands of one client are carried out in order.
+One command a line on standard input, one reply a line on standard output, both JSON.  Each command has an `id`, which
+its reply repeats, and runs in a thread of the `client` that it names, so that clients wait for the disk beside each
+other; the commands of one client are carried out in order.
 
     {"id": 1, "client": "a", "do": "open", "file": "f", "page_size": 512}      -> {"id": 1, "page_count": 0}
     {"id": 2, "client": "a", "do": "append", "file": "f", "pages": ["..."]}    -> {"id": 2, "pgid": 0}
@@ -12,8 +12,8 @@ commands of one client are carried out in order.
     {"id": 6, "client": "b", "do": "stat"}                                     -> {"id": 6, "wal": {...}, ...}
     {"id": 7, "client": "b", "do": "stop"}                                     -> {"id": 7}, and the process ends
 
-A page is given as a short text, which is repeated to fill it (`fill`), and read as that text (or, if the page is not such a
-repetition, as `"torn"`).  A command that fails is answered with `{"id": ..., "error": class, "message": ...}`.
+A page is given as a short text, which is repeated to fill it (`fill`), and read as that text (or, if the page is not
+such a repetition, as `"torn"`).  A command that fails is answered with `{"id": ..., "error": class, "message": ...}`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A page file server in a whole `System` under the simulated scheduler, on a simulated disk.
 
 `Client` is an actor that speaks the protocol and keeps all it was told.  `world.settle()` takes steps until nothing but
-timers is left to happen, so tests say what was done and look at what came of it.  `world.hold("sync")` keeps the log device
-inside its next sync until `world.let_go()`; `"read"`, `"write"` and `"truncate"` the workers inside calls of the data file.
-`world.durable()` is what a crash at this moment leaves: a new system recovers from it.
+timers is left to happen, so tests say what was done and look at what came of it.  `world.hold("sync")` keeps the log
+device inside its next sync until `world.let_go()`; `"read"`, `"write"` and `"truncate"` the workers inside calls of the
+data file.  `world.durable()` is what a crash at this moment leaves: a new system recovers from it.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ PATH = "base/5/16384"
 NEVER = 1e12
 ENDS = (DataReadEnd, DataWriteEnd, RequestFailed, Done, StatReply, CheckpointMade)
 
-SMALL_LOG = WalOptions(
-    segment_bytes=64 << 10, most_bytes=1 << 20, checkpoint_bytes=512 << 10, checkpoint_seconds=NEVER
-)
+SMALL_LOG = WalOptions(segment_bytes=64 << 10, most_bytes=1 << 20, checkpoint_bytes=512 << 10, checkpoint_seconds=NEVER)
 SMALL = ServerOptions(chunk=4, block=2, credits=3, idle_seconds=NEVER)
 
 
@@ -130,9 +128,11 @@ class World:
         )
         self.disk = SimulatedFileSystem(page_cache=page_cache)
         if pages:
-            with start(self.disk, SimulatedScheduler(seed), self.system_options) as system:
+            roomy = msgspec.structs.replace(self.system_options, server=ServerOptions(), wal=SMALL_LOG)
+            with start(self.disk, SimulatedScheduler(seed), roomy) as system:
                 file = system.open(NAME, page_size=PAGE_SIZE)
-                file.append([page(number) for number in range(pages)])
+                for first in range(0, pages, 500):
+                    file.append([page(number) for number in range(first, min(first + 500, pages))])
         self.scheduler = SimulatedScheduler(seed)
         self.system: Any = start(self.disk, self.scheduler, self.system_options, _ObservedSystem)
         self.panics: list[BaseException] = []

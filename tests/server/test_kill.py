@@ -1,4 +1,4 @@
-"""A process that serves page files is killed at random moments, and started again, and must have all that it acknowledged.
+"""A process that serves page files is killed at random moments, started again, and has all that it acknowledged.
 
 `PFS_KILLS=300 pytest tests/server/test_kill.py` kills it more often; `PFS_SEED` chooses another run.  (The cache of the
 operating system survives a kill: what survives a power cut is shown elsewhere.)

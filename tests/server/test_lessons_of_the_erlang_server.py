@@ -70,7 +70,7 @@ def test_5_a_torn_tail_is_found_when_the_file_is_opened() -> None:
     disk = SimulatedFileSystem()
     store = PageFileStore(disk, clock=lambda: 0.0)
     opened = store.open("triples", create=True, page_size=PAGE_SIZE, repair=False)
-    opened.file.write(0, [page("a"), page("b")])
+    opened.file.write(0, [page("a"), page("b")], [1, 1])
     opened.file.sync()
     store.close()
     [path] = [path for path in disk.durable_files if path.startswith("base/")]

@@ -427,7 +427,7 @@ def test_stats_tell_of_everything(system: System, file: PageFile) -> None:
     assert stats["files"]["triples"]["page_count"] == 20
     assert stats["files"]["triples"]["pages_read"] == 20
     assert stats["buffer_pool"]["pages"] == 20
-    assert set(stats) == {"files", "buffer_pool", "virtual_files", "actors"}
+    assert set(stats) == {"files", "buffer_pool", "wal", "virtual_files", "actors"}
 
 
 # -- the end
@@ -558,9 +558,9 @@ def test_a_pool_whose_own_code_fails_ends_the_system_and_leaves_nobody_waiting(
     system = System(SimulatedFileSystem(on_operation=runtime.file_call), options, runtime=runtime)
     file = system.open("triples", page_size=PAGE_SIZE)
     file.append([page("x")])
-    system._pool.tell("nonsense")
+    system._storage.pool.tell("nonsense")
     assert tags(file.read(0)) == ["x"]
-    pool: Any = system._pool
+    pool: Any = system._storage.pool
     pool._actor._load = lambda file, fetch: 1 / 0
     with pytest.raises(SystemFailed, match="division by zero"):
         file.read(0)

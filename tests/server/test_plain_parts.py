@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pfs.actors.reservations import Reservations
 from pfs.actors.round_robin import FirstComeFirstServed, RoundRobin
+from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_file_state import Cut, PageFileState
 from pfs.cache.page_table import PageTable
 from pfs.cache.versions import PageVersions
@@ -248,13 +249,14 @@ def test_every_cut_sees_the_file_as_it_was_whatever_is_written_evicted_or_given_
     """Against a model that copies the whole file for each cut."""
     table: PageTable[Any] = PageTable(data.draw(st.sampled_from([0, 800, 100_000])))
     limit = data.draw(st.sampled_from([0, 1200, 100_000]))
-    state = PageFileState("file", 1, 512, PAGES, table, limit)
+    dirty = DirtyPages()
+    state = PageFileState("file", 1, 512, PAGES, table, dirty, limit)
     disk = [_image(number, 0) for number in range(PAGES)]
     current = list(disk)
     cuts: dict[Cut, list[bytes]] = {}
-    writing: tuple[int, list[bytes]] | None = None
+    lsn = 0
     for step in range(data.draw(st.integers(0, 40))):
-        match data.draw(st.sampled_from(["open", "advance", "begin", "publish", "give up", "append", "truncate"])):
+        match data.draw(st.sampled_from(["open", "advance", "publish", "write back", "append", "truncate"])):
             case "open" if current:
                 first = data.draw(st.integers(0, len(current) - 1))
                 cut = Cut(first, data.draw(st.integers(first + 1, len(current))))
@@ -278,34 +280,29 @@ def test_every_cut_sees_the_file_as_it_was_whatever_is_written_evicted_or_given_
                 if cut.next == cut.end:
                     state.close_cut(cut)
                     del cuts[cut]
-            case "begin" if writing is None and current:
+            case "publish" if current:
                 first = data.draw(st.integers(0, len(current) - 1))
                 n = data.draw(st.integers(1, len(current) - first))
                 new = [_image(number, step + 1) for number in range(first, first + n)]
-                assert state.shield(first, current[first : first + n]) == []
-                assert state.shielded(first, n) == current[first : first + n]
-                disk[first : first + n] = new
-                writing = (first, new)
-            case "publish" if writing is not None:
-                first, new = writing
-                writing = None
-                _, failed = state.publish(first, new)
-                current[first : first + len(new)] = new
+                lsn += 1
+                images = {pgid: disk[pgid] for pgid in state.missing_images(first, n)}
+                _, failed = state.publish(first, new, lsn, lsn, images)
+                current[first : first + n] = new
                 for cut in failed:
                     assert "version_bytes" in str(state.snapshot_too_old(cut))
                     assert set(range(cut.next, cut.end)) & set(range(PAGES + 40)), "it needed nothing"
                     del cuts[cut]
-            case "give up" if writing is not None:
-                first, new = writing
-                writing = None
-                disk[first : first + len(new)] = current[first : first + len(new)]
-                state.unshield(first, len(new))
-            case "append" if writing is None:
+            case "write back":
+                for run in dirty.take(data.draw(st.integers(1, 8)), lsn + 1):
+                    disk.extend([b""] * (run.pgid + len(run.pages) - len(disk)))
+                    disk[run.pgid : run.pgid + len(run.pages)] = run.pages
+                    dirty.written(run)
+            case "append":
+                lsn += 1
                 new = [_image(len(current), step + 1)]
-                disk[len(current) :] = new
-                state.publish(len(current), new)
+                state.publish(len(current), new, lsn, lsn, {})
                 current += new
-            case "truncate" if writing is None and current:
+            case "truncate" if current:
                 n = data.draw(st.integers(0, len(current)))
                 _, failed = state.truncate(n)
                 del disk[n:], current[n:]
@@ -325,12 +322,12 @@ def _image(number: int, version: int) -> bytes:
 
 
 def test_a_cut_that_needs_no_old_page_is_not_failed_for_those_that_do() -> None:
-    state = PageFileState("file", 1, 512, 10, PageTable(100_000), 512)
+    state = PageFileState("file", 1, 512, 10, PageTable(100_000), DirtyPages(), 512)
     idle, old, young = Cut(8, 10), Cut(0, 4), Cut(2, 4)
     for cut in (idle, old, young):
         state.open_cut(cut)
-    state.shield(2, [b"x" * 512] * 2)
-    _, failed = state.publish(2, [b"y" * 512] * 2)
+    assert state.missing_images(2, 2) == [2, 3]
+    _, failed = state.publish(2, [b"y" * 512] * 2, 1, 1, dict.fromkeys((2, 3), b"x" * 512))
     assert failed == [old, young]
     state.close_cut(idle)
     state.close_cut(idle)
@@ -338,14 +335,14 @@ def test_a_cut_that_needs_no_old_page_is_not_failed_for_those_that_do() -> None:
 
 
 def test_old_pages_that_only_an_ended_younger_read_needed_do_not_cost_an_older_one_its_life() -> None:
-    state = PageFileState("file", 1, 512, 10, PageTable(100_000), 2 * 512)
+    state = PageFileState("file", 1, 512, 10, PageTable(100_000), DirtyPages(), 2 * 512)
     older, younger = Cut(0, 2), Cut(4, 6)
     state.open_cut(older)
     state.open_cut(younger)
     for first in (4, 0):
         if first == 0:
             state.close_cut(younger)
-        state.shield(first, [b"x" * 512] * 2)
-        _, failed = state.publish(first, [b"y" * 512] * 2)
+        images = dict.fromkeys(state.missing_images(first, 2), b"x" * 512)
+        _, failed = state.publish(first, [b"y" * 512] * 2, 1, 1, images)
         assert failed == []
     assert state.resolve(older.snapshot or 0, 0, 2) == [b"x" * 512] * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,17 +9,15 @@ import pytest
 
 from pfs.actors import Actor
 from pfs.actors.buffer_pool import BufferPool, LoadRuns, PagesLoaded, Waiting
+from pfs.actors.checkpointer import MakeCheckpoint
 from pfs.actors.file_worker import (
     BlocksRead,
-    Carried,
-    Carry,
     ReadBlocks,
     VirtualFileWorker,
 )
 from pfs.cache.page_table import PageTable
-from pfs.errors import Busy, FatalError, OutOfRange, PageIOError, PfsError, RequestTooLarge, SystemFailed, WriteFailed
-from pfs.protocol import Sync
-from pfs.testing.faults import Fault
+from pfs.errors import Busy, FatalError, OutOfRange, PageIOError, PfsError, SystemFailed, WriteFailed
+from pfs.protocol import Truncate
 from pfs.testing.scheduler import SimulatedScheduler
 from tests.server.harness import PAGE_SIZE, Client, World, page, tags
 
@@ -59,7 +56,7 @@ class ToldFile:
             raise PageIOError(f"blocks {block} to {block + n - 1}")
         return self.blocks[block : block + n]
 
-    def write(self, block: int, pages: Sequence[bytes]) -> None:
+    def write(self, block: int, pages: Sequence[bytes], lsns: Sequence[int]) -> None:
         self._do("write")
         self.blocks[block : block + len(pages)] = pages
 
@@ -74,6 +71,18 @@ class ToldFile:
 
     def close(self) -> None:
         pass
+
+
+def write_blocks(file: ToldFile, block: int, pages: Sequence[bytes], reply_to: Any, token: Any) -> Carry:
+    return Carry(lambda: file.write(block, pages, [1] * len(pages)), reply_to, token)
+
+
+def sync_blocks(file: ToldFile, reply_to: Any, token: Any) -> Carry:
+    return Carry(file.sync, reply_to, token)
+
+
+def truncate_blocks(file: ToldFile, blocks: int, reply_to: Any, token: Any) -> Carry:
+    return Carry(lambda: file.truncate(blocks), reply_to, token)
 
 
 class Recorder(Actor):
@@ -125,21 +134,15 @@ def place() -> Iterator[Place]:
 def test_a_worker_does_what_it_is_asked_in_order_and_says_so(place: Place) -> None:
     file = ToldFile(3)
     answers = place.answers(
-        WriteBlocks(file, 1, (page("x"), page("y"), page("z")), place.me, "write"),
-        SyncBlocks(file, place.me, "sync"),
-        TruncateBlocks(file, 2, place.me, "cut"),
+        write_blocks(file, 1, (page("x"), page("y"), page("z")), place.me, "write"),
+        sync_blocks(file, place.me, "sync"),
+        truncate_blocks(file, 2, place.me, "cut"),
         ReadBlocks(file, 0, 2, place.me, "read"),
     )
-    assert answers[:3] == [BlocksWritten(token, None) for token in ("write", "sync", "cut")]
+    assert answers[:3] == [Carried(token, None, None) for token in ("write", "sync", "cut")]
     assert isinstance(answers[3], BlocksRead)
     assert [page("0"), page("x")] == answers[3].pages
-    assert file.synced == 2, "a cut is made durable"
-
-
-def test_a_cut_never_makes_a_file_longer(place: Place) -> None:
-    file = ToldFile(3)
-    assert place.answers(TruncateBlocks(file, 5, place.me, "cut")) == [BlocksWritten("cut", None)]
-    assert len(file.blocks) == 3
+    assert file.synced == 1
 
 
 def test_a_bad_block_costs_its_neighbours_nothing(place: Place) -> None:
@@ -168,33 +171,33 @@ def test_a_change_that_fails_is_told_and_the_worker_lives_on(place: Place, call:
     file = ToldFile(3)
     file.raises[call] = [raised]
     message: Any = {
-        "write": WriteBlocks(file, 0, (page("x"),), place.me, 1),
-        "sync": SyncBlocks(file, place.me, 1),
-        "truncate": TruncateBlocks(file, 1, place.me, 1),
+        "write": write_blocks(file, 0, (page("x"),), place.me, 1),
+        "sync": sync_blocks(file, place.me, 1),
+        "truncate": truncate_blocks(file, 1, place.me, 1),
     }[call]
     [answer] = place.answers(message)
     assert isinstance(answer.error, FatalError)
-    assert place.answers(message) == [BlocksWritten(1, None)]
+    assert place.answers(message) == [Carried(1, None, None)]
 
 
 def test_a_change_that_finds_no_descriptor_is_tried_again_until_there_is_one(place: Place) -> None:
     file = ToldFile(3)
     file.raises["write"] = [Busy("no descriptor")] * 3
-    assert place.answers(WriteBlocks(file, 0, (page("x"),), place.me, 1)) == [BlocksWritten(1, None)]
+    assert place.answers(write_blocks(file, 0, (page("x"),), place.me, 1)) == [Carried(1, None, None)]
     assert tags(file.blocks) == ["x", "1", "2"]
 
 
 def test_a_change_that_never_finds_a_descriptor_is_given_up(place: Place) -> None:
     file = ToldFile(3)
     file.raises["write"] = [Busy("no descriptor")] * 100_000
-    [answer] = place.answers(WriteBlocks(file, 0, (page("x"),), place.me, 1))
+    [answer] = place.answers(write_blocks(file, 0, (page("x"),), place.me, 1))
     assert isinstance(answer.error, Busy)
 
 
 def test_whoever_asked_may_be_gone_when_the_answer_comes(place: Place) -> None:
     file = ToldFile(3)
     place.me.kill()
-    assert place.answers(ReadBlocks(file, 0, 3, place.me, 1), SyncBlocks(file, place.me, 1), "nonsense") == []
+    assert place.answers(ReadBlocks(file, 0, 3, place.me, 1), sync_blocks(file, place.me, 1), "nonsense") == []
     assert place.load(file, (0, 2)) == []
     assert place.worker.is_alive()
     assert place.pool.is_alive()
@@ -249,13 +252,14 @@ def test_a_pool_that_nobody_listens_to_fails_in_silence(caplog: pytest.LogCaptur
 # -- a server whose helpers are gone
 
 
-@pytest.mark.parametrize("who", ["writer", "pool", "readers"])
+@pytest.mark.parametrize("who", ["device", "wal", "pool", "readers"])
 def test_a_server_without_its_helpers_fails_its_requests_instead_of_waiting(make_world: Make, who: str) -> None:
     world = make_world(8)
-    for victim in world.readers if who == "readers" else [getattr(world, who)]:
+    victims = {"device": [world.device], "wal": [world.storage.wal], "pool": [world.pool], "readers": world.readers}
+    for victim in victims[who]:
         victim.kill()
     client = Client(world)
-    refs = [client.append([page("x")]), client.ask_for(Sync)] if who == "writer" else [client.read(0, 8)]
+    refs = [client.append([page("x")])] if who in ("device", "wal") else [client.read(0, 8)]
     world.settle()
     for ref in refs:
         assert isinstance(client.error(ref), SystemFailed)
@@ -264,63 +268,57 @@ def test_a_server_without_its_helpers_fails_its_requests_instead_of_waiting(make
 
 def test_a_fatal_read_ends_the_system(make_world: Make) -> None:
     world = make_world(8)
-    client, writer = Client(world), Client(world)
-    world.file.read = lambda block, n: [][1]  # type: ignore[method-assign]
-    refs = [client.read(0, 8)]
-    world.settle()
-    assert isinstance(client.error(refs[0]), SystemFailed)
-    other = make_world(8, seed=2)
-    other.file.read = lambda block, n: [][1]  # type: ignore[method-assign]
-    writer = Client(other)
-    written = writer.write(0, [page("x")])
-    other.settle()
-    assert isinstance(writer.error(written), SystemFailed)
-    assert other.on_disk() == list("01234567")
-
-
-def test_a_disk_without_descriptors_for_a_while_costs_an_append_only_time(make_world: Make) -> None:
-    world = make_world(4, pool_pages=0)
     client = Client(world)
-    write = world.file.write
-    left = [3]
+    world.file.read = lambda block, n: [][1]
+    ref = client.read(0, 8)
+    world.settle()
+    assert isinstance(client.error(ref), SystemFailed)
+    assert world.data_file() == list("01234567")
 
-    def busy(block: int, pages: Sequence[bytes]) -> None:
+
+@pytest.mark.parametrize("call", ["write", "truncate"])
+def test_a_disk_without_descriptors_for_long_costs_a_change_of_a_data_file_only_time(
+    make_world: Make, call: str
+) -> None:
+    world = make_world(8)
+    client = Client(world)
+    really, left = getattr(world.file, call), [200]
+
+    def busy(*arguments: Any) -> None:
         if left[0]:
             left[0] -= 1
             raise Busy("no descriptor")
-        write(block, pages)
+        really(*arguments)
 
-    world.file.write = busy  # type: ignore[method-assign]
-    ref = client.append([page("x")])
-    world.scheduler.run(until=lambda: client.end(ref) is not None)
-    client.written(ref)
-
-
-@pytest.mark.parametrize("error", [Busy("no descriptor"), RequestTooLarge("the file is full")])
-def test_a_change_that_the_files_refuse_fails_its_request_and_nothing_else(make_world: Make, error: PfsError) -> None:
-    world = make_world(8)
-    client = Client(world)
-    write = world.file.write
-
-    def refuse(block: int, pages: Sequence[bytes]) -> None:
-        if b"refused" in pages[0]:
-            raise error
-        write(block, pages)
-
-    world.file.write = refuse  # type: ignore[method-assign]
-    refs = [client.append([page("refused")]), client.write(0, [page("refused")] * 8)]
-    world.scheduler.run(until=lambda: all(client.end(ref) is not None for ref in refs))
-    for ref in refs:
-        assert type(client.error(ref)) is type(error)
-    assert world.on_disk() == list("01234567")
-    world.serves_a_good_client()
-
-
-def test_old_pages_that_cannot_be_put_back_end_the_system(make_world: Make) -> None:
-    world = make_world(8)
-    client = Client(world)
-    world.disk.faults.append(Fault(error=errno.ENOSPC, operation="pwritev", at=2, forever=True))
-    ref = client.write(0, [page("x")] * 8)
+    setattr(world.file, call, busy)
+    refs = [client.append([page("x")])] if call == "write" else [client.ask_for(Truncate, 4)]
     world.settle()
-    assert isinstance(client.error(ref), SystemFailed)
+    made = world.next_ref()
+    world.storage.checkpointer.tell(MakeCheckpoint(client.ref, made))
+    world.scheduler.run(until=lambda: all(client.end(ref) is not None for ref in [*refs, made]))
+    assert not world.panics
+    assert world.data_file() == ([*"01234567", "x"] if call == "write" else list("0123"))
+
+
+@pytest.mark.parametrize("call", ["write", "truncate"])
+def test_a_data_file_that_cannot_be_changed_ends_the_system(make_world: Make, call: str) -> None:
+    world = make_world(8)
+    client = Client(world)
+
+    def fail(*arguments: Any) -> None:
+        raise WriteFailed("broken")
+
+    setattr(world.file, call, fail)
+    written = client.write(0, [page("x")] * 2)
+    world.settle()
+    client.written(written)
+    made = world.next_ref()
+    message: Any = MakeCheckpoint(client.ref, made)
+    if call == "truncate":
+        made = client.ask_for(Truncate, 4)
+    else:
+        world.storage.checkpointer.tell(message)
+    world.settle()
+    assert isinstance(client.error(made), SystemFailed)
     assert world.panics
+    assert world.durable() == (["x", "x", *"234567"] if call == "write" else ["x", "x", *"23"])

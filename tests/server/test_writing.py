@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
+from pfs.actors.checkpointer import MakeCheckpoint
 from pfs.actors.requests import LARGEST_PGID, ServerOptions
 from pfs.errors import (
     Cancelled,
@@ -14,14 +16,11 @@ from pfs.errors import (
     NoSpace,
     OutOfRange,
     PageIOError,
-    ProtocolError,
     RequestTooLarge,
-    ServerInactive,
     SystemFailed,
 )
 from pfs.protocol import (
     DataAppend,
-    DataPages,
     DataReadEnd,
     DataWrite,
     DataWriteEnd,
@@ -33,7 +32,8 @@ from pfs.protocol import (
     Truncate,
 )
 from pfs.testing.faults import Fault
-from tests.server.harness import NEVER, PAGE_SIZE, PATH, SMALL, Client, World, page, tags
+from pfs.testing.scheduler import SimulatedScheduler
+from tests.server.harness import NEVER, PAGE_SIZE, PATH, SMALL, SMALL_LOG, Client, World, page, start, tags
 
 Make = Callable[..., World]
 
@@ -66,7 +66,8 @@ def test_a_write_of_n_pages_changes_those_n_pages_and_no_others(make_world: Make
     client = Client(world)
     ref = client.write(2, [page(f"w{number}") for number in range(n)])
     world.settle()
-    assert client.written(ref) == DataWriteEnd(ref, 2, n, 1)
+    end = client.written(ref)
+    assert (end.pgid, end.n) == (2, n)
     expected = list(map(str, range(20)))
     expected[2 : 2 + n] = [f"w{number}" for number in range(n)]
     assert everything(world) == expected
@@ -339,7 +340,7 @@ def test_a_dead_clients_session_and_streams_are_gone(make_world: Make) -> None:
     assert world.stat().counters["sessions"] <= sessions
 
 
-@pytest.mark.parametrize("held", ["read", "write", "sync"])
+@pytest.mark.parametrize("held", ["sync"])
 def test_a_write_that_is_being_applied_is_finished_though_its_client_cancels_or_dies(
     make_world: Make, held: str
 ) -> None:
@@ -377,25 +378,6 @@ def test_a_cancelled_request_ends_once_with_cancelled(make_world: Make) -> None:
     for ref in (parked, collecting, waiting):
         assert isinstance(client.error(ref), Cancelled)
     assert isinstance(client.end(queued), DataReadEnd)
-
-
-def test_a_collected_write_that_waits_for_one_that_overlaps_can_be_cancelled(make_world: Make) -> None:
-    world = make_world(4)
-    client = Client(world)
-    world.hold("write")
-    first, second = client.write(0, [page("a")] * 4), client.write(0, [page("b")] * 4)
-    world.settle()
-    assert client.end(first) is client.end(second) is None
-    late = client.write(0, [page("c")] * 4)
-    world.settle()
-    ends = {}
-    for ref in (first, second, late):
-        client.cancel(ref)
-    world.settle()
-    world.let_go()
-    ends = [type(client.end(ref)).__name__ for ref in (first, second, late)]
-    assert sorted(ends) == ["DataWriteEnd", "RequestFailed", "RequestFailed"]
-    assert len(set(everything(world))) == 1
 
 
 # -- durability
@@ -443,7 +425,6 @@ def test_a_sync_that_comes_during_a_sync_gets_one_of_its_own(make_world: Make) -
     client.written(ref)
     assert client.end(first) == Done(first)
     assert client.end(second) == Done(second)
-    assert world.calls.count("sync") == 2
     assert world.durable() == ["x"] * 4
 
 
@@ -480,7 +461,7 @@ def test_a_truncation_is_durable_when_done_and_later_appends_begin_there(make_wo
 def test_a_truncation_waits_for_what_is_being_applied_and_holds_up_what_is_not(make_world: Make) -> None:
     world = make_world(8)
     client = Client(world)
-    world.hold("write")
+    world.hold("sync")
     early = client.write(4, [page("early")] * 4)
     world.settle()
     cut = client.ask_for(Truncate, 4)
@@ -560,72 +541,6 @@ def test_a_wrong_truncation_changes_nothing(make_world: Make, n: object) -> None
 # -- no space
 
 
-def test_an_append_without_space_changes_nothing_and_later_work_goes_on(make_world: Make) -> None:
-    world = make_world(4, capacity_pages=12)
-    client = Client(world)
-    ref = client.append([page("x")] * 20)
-    world.settle()
-    assert isinstance(client.error(ref), NoSpace)
-    assert world.on_disk() == list("0123")
-    assert everything(world) == list("0123")
-    again = client.append([page("y")] * 8)
-    world.settle()
-    assert client.written(again).pgid == 4
-    assert everything(world) == [*"0123", *["y"] * 8]
-    assert not world.panics
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_appends_that_run_out_of_space_together_all_end_and_leave_no_gap(make_world: Make, seed: int) -> None:
-    world = make_world(2, seed=seed, capacity_pages=20)
-    clients = [Client(world) for _ in range(5)]
-    durabilities = ["disk", "memory"]
-    refs = [
-        (
-            client,
-            client.append([page(f"{which}.{k}") for k in range(3 + 3 * which)], durability=durabilities[which % 2]),
-        )
-        for which, client in enumerate(clients)
-    ]
-    world.settle()
-    expected = ["0", "1"]
-    done = sorted((client.end(ref).pgid, which) for which, (client, ref) in enumerate(refs)
-                  if type(client.end(ref)) is DataWriteEnd)  # fmt: skip
-    for pgid, which in done:
-        assert pgid == len(expected)
-        expected += [f"{which}.{k}" for k in range(3 + 3 * which)]
-    for client, ref in refs:
-        if type(client.end(ref)) is not DataWriteEnd:
-            assert isinstance(client.error(ref), NoSpace)
-    assert everything(world) == expected
-    assert world.on_disk() == expected
-    assert not world.panics
-    world.disk.capacity = None
-    world.serves_a_good_client()
-
-
-@pytest.mark.parametrize("at", [1, 2, 3, 4])
-def test_an_overwrite_without_space_puts_the_old_pages_back(make_world: Make, at: int) -> None:
-    world = make_world(16, pool_pages=0)
-    client = Client(world)
-    world.disk.faults.append(Fault(error=errno.ENOSPC, operation="pwritev", at=at))
-    ref = client.write(0, [page("x")] * 16)
-    other = client.write(2, [page("y")] * 2)
-    world.settle()
-    ends = sorted(type(client.end(each)).__name__ for each in (ref, other))
-    assert ends == ["DataWriteEnd", "RequestFailed"]
-    expected = list(map(str, range(16)))
-    if type(client.end(other)) is DataWriteEnd:
-        assert isinstance(client.error(ref), NoSpace)
-        expected[2:4] = ["y", "y"]
-    else:
-        expected = ["x"] * 16
-    assert everything(world) == expected
-    assert world.on_disk() == expected
-    assert not world.panics
-    world.serves_a_good_client()
-
-
 # -- a disk that fails
 
 
@@ -652,59 +567,10 @@ def test_a_page_that_cannot_be_read_fails_its_request_and_its_neighbours_are_ser
             assert tags(other.whole(ref)) == [str(number)]
     written = client.write(2, [page("x")] * 3)
     world.settle()
-    assert isinstance(client.error(written), PageIOError), "the old page would be lost to readers"
+    client.written(written)
     world.disk.on_operation = world.scheduler.file_call
-    assert everything(world) == list("01234567")
+    assert everything(world) == [*"01", *"xxx", *"567"]
     world.serves_a_good_client()
-
-
-@pytest.mark.parametrize("where", [0, 4, 8])
-def test_an_overwrite_whose_later_old_page_cannot_be_read_leaves_all_as_it_was(make_world: Make, where: int) -> None:
-    world = make_world(12, pool_pages=0)
-    client = Client(world)
-    world.disk.faults.append(Fault(error=errno.EIO, operation="preadv", at=1 + where // 4, forever=True))
-    ref = client.write(0, [page("x")] * 12)
-    world.settle()
-    assert isinstance(client.error(ref), PageIOError)
-    world.disk.faults.clear()
-    assert everything(world) == list(map(str, range(12)))
-    assert world.on_disk() == list(map(str, range(12)))
-    world.serves_a_good_client()
-
-
-@pytest.mark.parametrize("operation", ["pwritev", "fdatasync"])
-def test_a_write_or_sync_that_fails_is_the_end_of_the_system(make_world: Make, operation: str) -> None:
-    world = make_world(20)
-    writer, reader, caller, waiter = Client(world), Client(world, credit=False), Client(world), Client(world)
-    parked = reader.read(0, 20)
-    collecting = waiter.ask_for(DataAppend, 4)
-    world.settle()
-    world.hold("write")
-    refs = [writer.write(0, [page("x")] * 4), writer.append([page("y")] * 4)]
-    world.settle()
-    calls = [caller.ask_for(Sync), caller.ask_for(Truncate, 3), caller.ask_for(Stop)]
-    world.settle()
-    world.disk.faults.append(Fault(error=errno.EIO, operation=operation))
-    world.let_go()
-    assert len(world.panics) >= 1
-    for client, ref in [(writer, ref) for ref in refs] + [(caller, ref) for ref in calls]:
-        assert isinstance(client.error(ref), SystemFailed)
-    # The Stop had ended these before the disk failed.
-    assert isinstance(reader.error(parked), ServerInactive)
-    assert isinstance(waiter.error(collecting), ServerInactive)
-    written = sum(entry.operation.name == "pwritev" for entry in world.disk.journal)
-    later = Client(world)
-    refused = [
-        later.read(0),
-        later.write(0, [page("z")]),
-        later.append([page("z")]),
-        *(later.ask_for(kind) for kind in (Sync, Stop)),
-        later.ask_for(Truncate, 1),
-    ]
-    world.settle()
-    for ref in refused:
-        assert isinstance(later.error(ref), SystemFailed)
-    assert sum(entry.operation.name == "pwritev" for entry in world.disk.journal) == written
 
 
 # -- limits
@@ -719,19 +585,219 @@ def test_an_append_past_the_largest_page_number_is_refused(make_world: Make) -> 
     assert str(LARGEST_PGID + 1) in str(client.error(ref))
 
 
-def test_data_after_the_end_fails_a_write_that_waits_and_no_write_twice(make_world: Make) -> None:
+# -- the log
+
+
+def logged(world: World, client: Client, n: int) -> list[int]:
+    """So many writes of 4 pages that have been committed and wait for the log."""
+    refs = [client.write(0, [page(k)] * 4) for k in range(n)]
+    world.settle()
+    return refs
+
+
+def test_nothing_is_acknowledged_nor_seen_before_the_log_is_durable(make_world: Make) -> None:
     world = make_world(4)
     client = Client(world)
-    world.hold("write")
-    first = client.write(0, [page("a")] * 4)
+    world.hold("sync")
+    ref = client.write(0, [page("x")] * 4)
     world.settle()
-    second = client.write(0, [page("b")] * 4)
-    world.settle()
-    for ref in (first, second):
-        client.send(ref, (page("late"),), stream=client._streams[ref])
-        client._streams[ref].tell(DataPages(ref, client._streams[ref], 0, (page("late"),)))
-    world.settle()
-    assert isinstance(client.error(second), ProtocolError)
+    assert client.end(ref) is None
+    assert everything(world) == list("0123")
     world.let_go()
-    client.written(first)
-    assert everything(world) == ["a"] * 4
+    client.written(ref)
+    assert everything(world) == ["x"] * 4
+
+
+def test_many_writers_share_a_sync(make_world: Make) -> None:
+    world = make_world(4)
+    clients = [Client(world) for _ in range(16)]
+    world.hold("sync")
+    refs = [(client, client.append([page("x")])) for client in clients]
+    world.settle()
+    before = world.calls.count("sync")
+    world.let_go()
+    for client, ref in refs:
+        client.written(ref)
+    assert before == 1
+    assert world.calls.count("sync") <= 3
+
+
+def test_commits_take_effect_in_their_order_in_the_log(make_world: Make) -> None:
+    world = make_world(4)
+    client = Client(world)
+    refs = logged(world, client, 6)
+    ends = sorted((client.written(ref).lsn, k) for k, ref in enumerate(refs))
+    assert everything(world) == [str(ends[-1][1])] * 4
+    assert len({lsn for lsn, _ in ends}) == 6
+
+
+@pytest.mark.parametrize("operation", ["pwritev", "fdatasync"])
+def test_a_log_that_cannot_be_written_or_synced_ends_the_system_and_nothing_is_acknowledged(
+    make_world: Make, operation: str
+) -> None:
+    world = make_world(20)
+    writer, reader, waiter = Client(world), Client(world, credit=False), Client(world)
+    parked, collecting = reader.read(0, 20), waiter.ask_for(DataAppend, 4)
+    world.settle()
+    world.disk.faults.append(Fault(error=errno.EIO, operation=operation, path="pfs_wal/*"))
+    refs = [writer.write(0, [page("x")] * 4), writer.append([page("y")] * 4)]
+    world.settle()
+    assert world.panics
+    for client, ref in [*((writer, ref) for ref in refs), (reader, parked), (waiter, collecting)]:
+        assert isinstance(client.error(ref), SystemFailed)
+    written = len([entry for entry in world.disk.journal if entry.operation.name in ("pwritev", "fdatasync")])
+    later = Client(world)
+    refused = [later.read(0), later.append([page("z")]), later.ask_for(Sync), later.ask_for(Truncate, 1)]
+    world.settle()
+    for ref in refused:
+        assert isinstance(later.error(ref), SystemFailed)
+    assert written == len([each for each in world.disk.journal if each.operation.name in ("pwritev", "fdatasync")])
+    assert world.durable("all")[4:20] == list(map(str, range(4, 20)))
+
+
+def test_without_space_for_a_segment_writes_fail_reads_go_on_and_later_there_is_space(make_world: Make) -> None:
+    world = make_world(4)
+    client = Client(world)
+    world.disk.faults.append(Fault(error=errno.ENOSPC, operation="pwritev", path="pfs_wal/xlogtemp.*", forever=True))
+    refs = []
+    for _ in range(30):
+        refs.append(client.append([page("x")] * 20))
+        world.settle()
+    ends = [client.end(ref) for ref in refs]
+    done = [end for end in ends if type(end) is DataWriteEnd]
+    failed = [ref for ref, end in zip(refs, ends, strict=True) if type(end) is not DataWriteEnd]
+    assert done
+    assert failed
+    assert all(isinstance(client.error(ref), NoSpace) for ref in failed)
+    expected = [*"0123", *["x"] * 20 * len(done)]
+    assert everything(world) == expected
+    assert world.durable() == expected
+    world.disk.faults.clear()
+    world.serves_a_good_client()
+
+
+def test_a_write_larger_than_the_whole_log_fails_and_the_next_one_does_not(make_world: Make) -> None:
+    small = msgspec.structs.replace(SMALL_LOG, segment_bytes=4096, most_bytes=4096)
+    world = make_world(4, wal=small)
+    client = Client(world)
+    ref = client.append([page("x")] * 100)
+    world.settle()
+    assert isinstance(client.error(ref), NoSpace)
+    assert "most_bytes" in str(client.error(ref))
+    for _ in range(20):
+        world.serves_a_good_client()
+
+
+def test_data_files_without_space_keep_their_pages_in_memory_until_there_is_some(make_world: Make) -> None:
+    world = make_world(4)
+    client = Client(world)
+    ref = client.append([page("x")] * 8)
+    world.settle()
+    client.written(ref)
+    world.disk.faults.append(Fault(error=errno.ENOSPC, operation="pwritev", path="base/*", forever=True))
+    made = world.next_ref()
+    world.storage.checkpointer.tell(MakeCheckpoint(client.ref, made))
+    world.settle()
+    assert client.end(made) is None
+    assert everything(world) == [*"0123", *["x"] * 8]
+    assert world.durable() == [*"0123", *["x"] * 8]
+    assert not world.panics
+    world.disk.faults.clear()
+    world.pass_time(5.0)
+    assert client.end(made) is not None
+    assert world.data_file() == [*"0123", *["x"] * 8]
+
+
+def test_a_log_that_grows_is_checkpointed_and_stays_within_its_limit(make_world: Make) -> None:
+    world = make_world(4, wal=msgspec.structs.replace(SMALL_LOG, checkpoint_bytes=100 << 10, most_bytes=512 << 10))
+    client = Client(world)
+    for k in range(100):
+        ref = client.write(0, [page(k)] * 4)
+        appended = client.append([page(k)] * 20)
+        world.until(lambda ref=ref, appended=appended: bool(client.end(ref) and client.end(appended)))
+        client.written(ref)
+    world.settle()
+    assert world.storage.stats()["checkpoints"] >= 5
+    segments = [path for path in world.disk.durable_files if path.startswith("pfs_wal/")]
+    assert len(segments) * (64 << 10) <= (512 << 10) + 3 * (64 << 10)
+    assert world.log.fill_ratio <= 1.0
+    assert world.durable() == everything(world)
+
+
+def test_a_log_is_checkpointed_after_a_time_if_anything_was_written(make_world: Make) -> None:
+    world = make_world(4, wal=msgspec.structs.replace(SMALL_LOG, checkpoint_seconds=100.0))
+    world.pass_time(1000.0)
+    assert world.storage.stats()["checkpoints"] == 0
+    client = Client(world)
+    client.write(0, [page("x")] * 4)
+    world.pass_time(1000.0)
+    assert world.storage.stats()["checkpoints"] == 1
+    assert world.data_file() == ["x"] * 4
+
+
+def test_more_dirty_pages_than_wanted_are_written_back_without_a_checkpoint(make_world: Make) -> None:
+    world = make_world(4, dirty_bytes=16 * PAGE_SIZE)
+    client = Client(world)
+    for _ in range(10):
+        client.append([page("x")] * 10)
+        world.settle()
+    stats = world.storage.stats()
+    assert stats["checkpoints"] == 0
+    assert stats["dirty_bytes"] <= 16 * PAGE_SIZE
+    assert stats["pages_written_back"] >= 80
+    assert everything(world) == [*"0123", *["x"] * 100]
+
+
+def test_pages_reach_the_data_file_only_after_their_log(make_world: Make) -> None:
+    world = make_world(4, dirty_bytes=0)
+    client = Client(world)
+    world.hold("sync")
+    ref = client.write(0, [page("x")] * 4, durability="memory")
+    world.settle()
+    client.written(ref)
+    assert world.data_file() == list("0123")
+    synced = client.ask_for(Sync)
+    world.let_go()
+    assert client.end(synced) == Done(synced)
+    world.checkpoint()
+    assert world.data_file() == ["x"] * 4
+
+
+def test_a_truncation_that_a_checkpoint_overtakes_is_not_forgotten(make_world: Make) -> None:
+    world = make_world(10)
+    client = Client(world)
+    world.hold("truncate")
+    cut = client.ask_for(Truncate, 4)
+    world.settle()
+    assert client.end(cut) is None
+    world.storage.checkpointer.tell(MakeCheckpoint(None))
+    world.settle()
+    assert world.durable() == list("0123")
+    world.let_go()
+    assert client.end(cut) == Done(cut)
+
+
+def test_a_clean_stop_leaves_nothing_to_replay(make_world: Make) -> None:
+    world = make_world(4)
+    client = Client(world)
+    client.append([page("x")] * 30)
+    world.settle()
+    world.stop()
+    again = start(world.disk, SimulatedScheduler(5), world.system_options)
+    assert (again._storage.started.transactions, again._storage.started.pages) == (0, 0)
+    again.stop()
+
+
+def test_old_pages_that_only_the_disk_has_are_read_before_they_are_overwritten(make_world: Make) -> None:
+    world = make_world(20, pool_pages=0)
+    reader, writer = Client(world, credit=False), Client(world)
+    ref = reader.read(0, 20)
+    world.settle()
+    written = writer.write(0, [page("new")] * 20)
+    world.settle()
+    writer.written(written)
+    while reader.end(ref) is None:
+        world.settle()
+        reader.give_credit(ref, len(reader.owed[ref]))
+    world.settle()
+    assert tags(reader.whole(ref)) == list(map(str, range(20)))
