@@ -28,7 +28,7 @@ from pfs.actors.read_service import ReadService
 from pfs.actors.requests import LARGEST_PGID, Session, WriteRequest, check_number, check_write
 from pfs.actors.reservations import Reservations
 from pfs.actors.server_core import ServerCore
-from pfs.actors.wal_server import WalFlush, WalRoom
+from pfs.actors.wal_server import RoomMade, WalFlush, WalRoom
 from pfs.errors import (
     FatalError,
     IdleTooLong,
@@ -326,11 +326,17 @@ class WriteService:
         core.settle(outcomes)
         core.counters["pages_written"] += request.n
         self._reads.fail_cuts(failed_cuts)
-        self._log.buffer.settle(request.transaction)
+        self._settle(request)
         self._leave(request)
         core.tell(request.session.client, DataWriteEnd(request.ref, request.pgid, request.n, request.lsn))
         core.dirtied()
         self._truncate_when_quiet()
+
+    def _settle(self, request: WriteRequest) -> None:
+        self._log.buffer.settle(request.transaction)
+        if self._log.is_full and not self._log.has_room:
+            self._core.dirtied()  # a checkpoint may make room now
+            self._core.tell_worker(self._wal, RoomMade())  # or another write is the one that holds the log up
 
     # -- failing
 
@@ -360,7 +366,7 @@ class WriteService:
 
     def _finish(self, request: WriteRequest, error: PfsError) -> None:
         if request.transaction:
-            self._log.buffer.settle(request.transaction)
+            self._settle(request)
         self._leave(request)
         self._core.refuse(request.session.client, request.ref, error)
         self._truncate_when_quiet()

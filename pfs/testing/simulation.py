@@ -550,7 +550,7 @@ class Simulation:
         image.on_operation = count_down
         store: PageFileStore | None = None
         try:
-            store = PageFileStore(image, clock=lambda: 0.0)
+            store = PageFileStore(image, clock=lambda: 0.0, segment_bytes=self.plan.options.segment_bytes)
             start_log(
                 image,
                 StoreRedoTarget(store),

@@ -38,6 +38,7 @@ from pfs.system import System, SystemOptions
 from pfs.testing.faults import Fault
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.testing.scheduler import SimulatedScheduler
+from pfs.wal.shared_log import WalOptions
 from tests.server.harness import PAGE_SIZE, page, tag, tags
 from tests.support import run_together, take, wait_for
 
@@ -523,15 +524,21 @@ def test_after_a_failed_write_or_sync_every_call_says_so_and_nothing_more_is_wri
 
 
 def test_no_space_is_an_error_of_one_call_and_the_system_goes_on() -> None:
-    system, disk, _ = make_simulated(1)
+    runtime = SimulatedScheduler(1)
+    disk = SimulatedFileSystem(on_operation=runtime.file_call, condition=runtime.condition)
+    system = System(disk, SystemOptions(wal=WalOptions(segment_bytes=1 << 20)), runtime=runtime)
     file = system.open("triples", page_size=PAGE_SIZE)
     file.append([page("a")] * 4)
-    disk.capacity = 8 * PAGE_SIZE
+    disk.faults.append(Fault(error=errno.ENOSPC, operation="pwritev", path="pfs_wal/xlogtemp.*", forever=True))
+    count = 4
     with pytest.raises(NoSpace):
-        file.append([page("b")] * 10)
-    assert tags(list(file.stream())) == ["a"] * 4
-    disk.capacity = None
-    assert file.append([page("c")] * 10) == 4
+        while True:
+            file.append([page("b")] * 1000)
+            count += 1000
+    assert file.page_count == count
+    assert tags(file.read(0, 4)) == ["a"] * 4
+    disk.faults.clear()
+    assert file.append([page("c")] * 10) == count
     system.stop()
 
 
@@ -558,6 +565,7 @@ def test_a_pool_whose_own_code_fails_ends_the_system_and_leaves_nobody_waiting(
     system = System(SimulatedFileSystem(on_operation=runtime.file_call), options, runtime=runtime)
     file = system.open("triples", page_size=PAGE_SIZE)
     file.append([page("x")])
+    system.checkpoint()
     system._storage.pool.tell("nonsense")
     assert tags(file.read(0)) == ["x"]
     pool: Any = system._storage.pool

@@ -12,6 +12,8 @@ from pfs.actors.buffer_pool import BufferPool, LoadRuns, PagesLoaded, Waiting
 from pfs.actors.checkpointer import MakeCheckpoint
 from pfs.actors.file_worker import (
     BlocksRead,
+    Carried,
+    Carry,
     ReadBlocks,
     VirtualFileWorker,
 )
@@ -277,9 +279,7 @@ def test_a_fatal_read_ends_the_system(make_world: Make) -> None:
 
 
 @pytest.mark.parametrize("call", ["write", "truncate"])
-def test_a_disk_without_descriptors_for_long_costs_a_change_of_a_data_file_only_time(
-    make_world: Make, call: str
-) -> None:
+def test_a_disk_without_descriptors_for_long_costs_a_data_file_only_time(make_world: Make, call: str) -> None:
     world = make_world(8)
     client = Client(world)
     really, left = getattr(world.file, call), [200]
