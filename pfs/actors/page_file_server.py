@@ -214,6 +214,7 @@ class PageFileServer(Actor):
         self._armed = False
         if request is not None and core.order:
             self._arm()
+        self._stop_when_quiet()
 
     # -- requests
 

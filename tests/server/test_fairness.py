@@ -88,12 +88,12 @@ def test_requests_of_one_session_are_served_in_turns(make_world: Make) -> None:
 
 
 def test_long_writes_are_applied_a_chunk_a_turn_between_the_reads_of_others(make_world: Make) -> None:
-    world = make_world(200, PLENTY)
+    world = make_world(1200, PLENTY)
     in_memory(world)
     writer, reader = Client(world), Client(world)
-    written = writer.write(0, [page("x")] * 100)
+    written = writer.write(0, [page("x")] * 1000)
     world.until(lambda: any(client is writer.ref for client, _, _ in world.served))
-    ref = reader.read(100, 100)
+    ref = reader.read(1000, 100)
     world.settle()
     assert max(pages for _, _, pages in world.served) <= PLENTY.chunk
     of_writer = [at for at, (client, _, _) in enumerate(world.served) if client is writer.ref]
