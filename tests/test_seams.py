@@ -161,7 +161,7 @@ LAYERS = [
     {"errors", "protocol"},
     {"cache", "files", "wal", "streams"},
     {"actors"},
-    {"calls", "page_file", "system"},
+    {"calls", "page_file", "storage", "system"},
     {"isam", "node", "aio"},
     {"__init__"},
     {"cli", "__main__"},

@@ -15,24 +15,30 @@ from typing import Any
 
 import pytest
 
-from pfs.actors import BlockingActor, file_worker, server_core
+from pfs.actors import BlockingActor, checkpointer, server_core, wal_server
+from pfs.actors.checkpointer import Checkpointer
+from pfs.actors.file_worker import Carry
 from pfs.actors.page_file_server import PageFileServer
 from pfs.actors.read_service import ReadService
 from pfs.actors.requests import WriteRequest
 from pfs.actors.reservations import Reservations
 from pfs.actors.round_robin import FirstComeFirstServed
 from pfs.actors.server_core import ServerCore
-from pfs.actors.write_service import Applied, WriteService
+from pfs.actors.write_service import WriteService
+from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_file_state import PageFileState
 from pfs.cache.page_table import PageTable
 from pfs.cache.versions import PageVersions
-from pfs.errors import Cancelled, FatalError, SyncFailed, WriteFailed
-from pfs.files.store import RelationFile
+from pfs.errors import Cancelled, FatalError
+from pfs.files.store import PageFileStore
 from pfs.protocol import RequestFailed
 from pfs.streams.stream import Stream
 from pfs.streams.transfers import Transfer
 from pfs.testing import simulation
 from pfs.testing.simulation import run_seed
+from pfs.wal import redo
+from pfs.wal.log_buffer import LogBuffer
+from pfs.wal.log_files import LogFiles
 
 SEEDS = 1000
 """How many seeds this file runs."""
@@ -127,17 +133,55 @@ def test_a_broken_promise_is_printed_with_the_command_that_replays_it(
 
 
 def acknowledge_before_the_sync(patch: pytest.MonkeyPatch) -> None:
-    def applied(self: WriteService, request: WriteRequest) -> None:
-        if request.error is not None:
-            self._end_doomed(request)
-        else:
-            self._publish_in_order(request)
+    commit = WriteService._commit
 
-    patch.setattr(WriteService, "_applied_or_doomed", applied)
+    def commit_and_publish(self: WriteService, request: WriteRequest) -> None:
+        really, request.durability = request.durability, "memory"
+        commit(self, request)
+        request.durability = really
+
+    patch.setattr(WriteService, "_commit", commit_and_publish)
 
 
-def without_shield(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PageFileState, "shield", lambda self, pgid, images: [])
+def write_pages_before_their_log(patch: pytest.MonkeyPatch) -> None:
+    take = DirtyPages.take
+    patch.setattr(DirtyPages, "take", lambda self, most, flushed, below=None: take(self, most, 1 << 63, below))
+    patch.setattr(Checkpointer, "_send", _send_without_looking)
+
+
+def _send_without_looking(self: Any, run: Any) -> None:
+    file = self._files[run.file_id]
+    token = checkpointer._Written(run)
+    worker = self._worker_of(run.file_id)
+    worker.tell(Carry(lambda: file.write(run.pgid, run.pages, run.lsns), self._actor_ref, token))
+
+
+def begin_recovery_behind_writes_under_way(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LogBuffer, "redo_point", lambda self: self.next_lsn)
+
+
+def record_checkpoints_without_syncing_data(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PageFileStore, "sync", lambda self: None)
+
+
+def forget_truncations(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(redo.Redo, "_change", lambda self, record: None)
+
+
+def never_sync_the_log(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LogFiles, "sync", lambda self: None)
+
+
+def ignore_a_log_that_is_not_written(patch: pytest.MonkeyPatch) -> None:
+    def on_receive(self: Any, message: Any) -> None:
+        try:
+            self._files.write(message.batch)
+            self._files.sync()
+        except FatalError:
+            pass
+        message.reply_to.tell(wal_server.LogWritten(message.batch, None))
+
+    patch.setattr(wal_server.LogDevice, "on_receive", on_receive)
 
 
 def without_version_store(patch: pytest.MonkeyPatch) -> None:
@@ -163,28 +207,6 @@ def ignore_credit(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReadService, "admit", admit_with_much_credit)
     patch.setattr(Transfer, "spend", lambda self: None)
     patch.setattr(Transfer, "give_back", lambda self, n: None)
-
-
-def place_appends_at_arrival(patch: pytest.MonkeyPatch) -> None:
-    admit, start = WriteService.admit, WriteService._start
-    places: dict[WriteRequest, int] = {}
-
-    def admit_and_place(self: WriteService, session: Any, message: Any) -> None:
-        admit(self, session, message)
-        request = session.requests[message.ref]
-        if request.append:
-            places[request] = self._tail
-            self._tail += request.n
-
-    def start_in_place(self: WriteService, request: WriteRequest) -> None:
-        tail = self._tail
-        if request.append:
-            self._tail = places[request]
-        start(self, request)
-        self._tail = tail
-
-    patch.setattr(WriteService, "admit", admit_and_place)
-    patch.setattr(WriteService, "_start", start_in_place)
 
 
 def drop_the_reply_on_cancel(patch: pytest.MonkeyPatch) -> None:
@@ -235,23 +257,6 @@ def serve_first_come_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(server_core, "RoundRobin", FirstComeFirstServed)
 
 
-def publish_chunk_by_chunk(patch: pytest.MonkeyPatch) -> None:
-    ended = WriteService.file_call_ended
-
-    def publish_first(self: WriteService, token: Any, error: Any) -> None:
-        if isinstance(token, Applied) and error is None and not token.request.append:
-            request, state = token.request, self._core.state
-            chunk = request.pages[request.applied : request.applied + token.n]
-            self._core.settle(state.publish(request.pgid + request.applied, chunk)[0])
-        ended(self, token, error)
-
-    patch.setattr(WriteService, "file_call_ended", publish_first)
-
-
-def write_over_each_other(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(WriteRequest, "overlaps", lambda self, other: False)
-
-
 def install_stale_reads(patch: pytest.MonkeyPatch) -> None:
     def publish(self: Any, file_id: int, pgid: int, pages: Any) -> list[Any]:
         for key, page in enumerate(pages, file_id << 48 | pgid):
@@ -259,28 +264,6 @@ def install_stale_reads(patch: pytest.MonkeyPatch) -> None:
         return []
 
     patch.setattr(PageTable, "publish", publish)
-
-
-def cut_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(RelationFile, "truncate", lambda self, blocks: None)
-
-
-def _ignore(patch: pytest.MonkeyPatch, ignored: type[FatalError]) -> None:
-    attempt = file_worker._attempt
-
-    def attempt_and_ignore(call: Callable[[], None]) -> Any:
-        error = attempt(call)
-        return None if isinstance(error, ignored) else error
-
-    patch.setattr(file_worker, "_attempt", attempt_and_ignore)
-
-
-def ignore_failed_writes(patch: pytest.MonkeyPatch) -> None:
-    _ignore(patch, WriteFailed)
-
-
-def ignore_failed_syncs(patch: pytest.MonkeyPatch) -> None:
-    _ignore(patch, SyncFailed)
 
 
 def go_on_with_the_batch_after_a_panic(patch: pytest.MonkeyPatch) -> None:
@@ -292,13 +275,13 @@ def go_on_with_the_batch_after_a_panic(patch: pytest.MonkeyPatch) -> None:
 
 
 def acknowledge_until_the_panic_is_told(patch: pytest.MonkeyPatch) -> None:
-    written = PageFileServer._blocks_written
+    written = PageFileServer._wal_answered
 
     def without_looking(self: PageFileServer, message: Any) -> None:
         self._failure = None
         written(self, message)
 
-    patch.setattr(PageFileServer, "_blocks_written", without_looking)
+    patch.setattr(PageFileServer, "_wal_answered", without_looking)
 
 
 def answer_early_data_besides_its_request(patch: pytest.MonkeyPatch) -> None:
@@ -313,40 +296,27 @@ def answer_early_data_besides_its_request(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Stream, "_unknown", unknown_told_to_the_client)
 
 
-def cut_beside_writes(patch: pytest.MonkeyPatch) -> None:
-    quiet = WriteService._truncate_when_quiet
-
-    def at_once(self: WriteService) -> None:
-        applying, self._applying = self._applying, {}
-        quiet(self)
-        self._applying = applying
-
-    patch.setattr(WriteService, "_truncate_when_quiet", at_once)
-
-
 KNOCK_OUTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     acknowledge_before_the_sync: "not durable",
-    without_shield: "not the file as of one moment",
+    write_pages_before_their_log: "not durable",
+    begin_recovery_behind_writes_under_way: "",
+    record_checkpoints_without_syncing_data: "",
+    forget_truncations: "not durable",
+    never_sync_the_log: "not durable",
+    ignore_a_log_that_is_not_written: "",
     without_version_store: "not the file as of one moment",
     without_cuts: "not the file as of one moment",
     without_bound_of_the_version_store: "bytes of old versions are kept",
     ignore_credit: "data messages are out with",
-    place_appends_at_arrival: "where .* was expected",
     drop_the_reply_on_cancel: "nothing can happen; the run is not finished",
     trust_the_count_of_stream_end: "pages were meant to be written",
     keep_the_reservations_of_the_dead: "staged bytes .* are left",
     grant_every_reservation: "are reserved",
     serve_first_come_first: "waited .* chunks",
-    publish_chunk_by_chunk: "not the file as of one moment",
-    write_over_each_other: "not durable",
     install_stale_reads: "not the file as of one moment",
-    cut_nothing: "does not hold the pages",
-    ignore_failed_writes: "not durable",
-    ignore_failed_syncs: "not durable",
     go_on_with_the_batch_after_a_panic: "was begun after the panic",
     acknowledge_until_the_panic_is_told: "was sent after the system had panicked",
     answer_early_data_besides_its_request: "a second answer",
-    cut_beside_writes: "",
 }
 """Rules switched off, and what the simulation must say of that."""
 
