@@ -31,7 +31,9 @@ def seam(*categories: str, reason: str) -> Seam:
 
 SEAMS = {
     "pfs/files/posix.py": seam(FILES, THREADS, reason="the real file system, and the condition that it hands out"),
-    "pfs/actors/scheduler.py": seam(THREADS, CLOCK, reason="the scheduler's own thread and the real clock"),
+    "pfs/actors/scheduler.py": seam(
+        THREADS, CLOCK, CHANCE, reason="its own thread, the real clock, ids for directories"
+    ),
     "pfs/actors/blocking.py": seam(THREADS, reason="a blocking actor is a thread with a queue"),
     "pfs/actors/runtime.py": seam(THREADS, reason="which runtime this thread is in; locks around starting"),
     "pfs/actors/waiting.py": seam(THREADS, reason="the lock that a plain thread waits on for its reply"),

@@ -56,6 +56,8 @@ STEPS = 500
 POLICIES: tuple[CrashPolicy, ...] = ("none", "all", "prefix", "subset", "torn")
 CHECKED_ACKNOWLEDGEMENTS = 40
 """One in so many acknowledgements is followed by a crash, of which the system itself is not told."""
+CHECKED_STEPS = 300
+"""One in so many steps is too."""
 OTHER_DESCRIPTORS = 3
 """The lock, the control file, and a segment of the log that is being made."""
 MOST_STEPS = 50_000
@@ -440,6 +442,8 @@ class Simulation:
                 break
             if step % 8 == 0:
                 self._check_limits()
+            if self.random.randrange(CHECKED_STEPS) == 0:
+                self._moments.append(self._moment(self.random.choice(POLICIES)))
             while self._moments:
                 self._check_moment(self._moments.pop())
         self.fs.capacity = None
