@@ -119,20 +119,14 @@ class SlotTable(Generic[Owner]):
             owner.turn.pop()
         except IndexError:  # another thread was faster
             return False
-        if slot.owner is owner and hide(slot):
-            return True
+        if slot.owner is owner:
+            tag = slot.tag
+            slot.tag = NO_TAG  # first hide it from users to come ...
+            if not slot.pins:  # ... then look for those that are there
+                return True
+            show(slot, tag)
         owner.end_turn()
         return False
-
-
-def hide(slot: Slot[Owner]) -> bool:
-    """Keep users from a slot whose owner's turn is ours: True if it has none, else it is as before."""
-    tag = slot.tag
-    slot.tag = NO_TAG  # first hide it from users to come ...
-    if not slot.pins:  # ... then look for those that are there
-        return True
-    show(slot, tag)
-    return False
 
 
 def show(slot: Slot[Owner], tag: int) -> None:
