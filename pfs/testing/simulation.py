@@ -120,7 +120,8 @@ def faults(trouble: str, random: Random) -> list[Fault]:
 
     match trouble:
         case "read":
-            return fail(errno.EIO, "preadv", "preadv_nowait", times=4, every=7)
+            at = at % 10 + 1
+            return fail(errno.EIO, "preadv", "preadv_nowait", times=12, every=3)
         case "space":
             return fail(errno.ENOSPC, "pwritev", times=5, every=5)
         case "descriptors":
