@@ -57,7 +57,6 @@ EVENTS = (
     ),
     *(
         "ProtocolError",
-        "WrongPageLength",
         "RequestTooLarge",
         "SessionEnded",
         "ServerInactive",
