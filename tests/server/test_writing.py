@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -27,6 +27,7 @@ from pfs.protocol import (
     DataWriteEnd,
     Done,
     Empty,
+    RequestFailed,
     Stop,
     StreamReady,
     Sync,
@@ -499,19 +500,21 @@ def test_a_truncation_waits_for_what_is_being_applied_and_holds_up_what_is_not(m
 
 
 def test_many_writes_that_a_truncation_has_made_wrong_all_fail_each_alone(make_world: Make) -> None:
-    n = 2000
     world = make_world(8, seed=3)
     client = Client(world)
-    world.hold("truncate")
-    cut = client.ask_for(Truncate, 4)
-    again = client.ask_for(Truncate, 2)
-    refs = [client.write(4, [page("x")]) for _ in range(n)]
+    world.hold("write")
+    early = client.write(0, [page("early")])
     world.settle()
+    cut, again = client.ask_for(Truncate, 4), client.ask_for(Truncate, 2)
+    refs = [client.write(4, [page("x")]) for _ in range(1500)]
+    world.settle()
+    assert all(client.end(ref) is None for ref in (cut, again, refs[0], refs[-1]))
     world.let_go()
+    client.written(early)
     assert client.end(cut) == Done(cut)
     assert client.end(again) == Done(again)
-    for ref in refs:
-        assert isinstance(client.error(ref), OutOfRange)
+    ends = {message.ref: message for message in client.messages if type(message) is RequestFailed}
+    assert all(isinstance(ends[ref].error, OutOfRange) for ref in refs)
     world.serves_a_good_client()
 
 
@@ -602,6 +605,40 @@ def test_appends_that_run_out_of_space_together_all_end_and_leave_no_gap(make_wo
     assert not world.panics
     world.disk.capacity = None
     world.serves_a_good_client()
+
+
+def test_an_append_that_comes_while_failed_ones_are_being_undone_begins_where_they_began(make_world: Make) -> None:
+    world = make_world(8)
+    clients = [Client(world) for _ in range(3)]
+    stuck = {"a", "b"}
+    write = world.file.write
+
+    def write_or_fail(block: int, pages: Sequence[bytes]) -> None:
+        which = tags(pages)[0]
+        world.scheduler.wait_until(
+            lambda: which not in stuck, lambda: "what is held by the test" if which in stuck else "its turn"
+        )
+        if which == "a":
+            raise NoSpace("the disk is full")
+        write(block, pages)
+
+    world.file.write = write_or_fail  # type: ignore[method-assign]
+    first = clients[0].append([page("a")] * 4)
+    world.settle()
+    second = clients[1].append([page("b")] * 4)
+    world.settle()
+    stuck.remove("a")
+    world.settle()
+    assert isinstance(clients[0].error(first), NoSpace)
+    assert clients[1].end(second) is None
+    third = clients[2].append([page("c")] * 2)
+    world.settle()
+    stuck.clear()
+    world.settle()
+    assert isinstance(clients[1].error(second), NoSpace)
+    assert clients[2].written(third).pgid == 8
+    assert everything(world) == [*"01234567", "c", "c"]
+    assert world.on_disk() == [*"01234567", "c", "c"]
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
