@@ -33,7 +33,7 @@ import msgspec
 
 from pfs.errors import ControlFileDamaged
 from pfs.files.filesystem import FileSystem
-from pfs.wal.blocking_io import failing, read_fully, write_fully
+from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
 from pfs.wal.crc import CRC32C_ID, crc32c
 
 CONTROL_FILE: Final = "pfs_control"
@@ -148,7 +148,7 @@ class ControlFile:
             with failing("sync", f"sync {TEMPORARY_FILE!r}"):
                 fs.fsync(descriptor)
         finally:
-            fs.close(descriptor)
+            close_file(fs, descriptor)
         with failing("rename", f"rename {TEMPORARY_FILE!r} to {self.path!r}"):
             fs.rename(TEMPORARY_FILE, self.path)
         with failing("sync", "sync the data directory"):
@@ -187,7 +187,7 @@ class ControlFile:
         """Close the descriptor, which reading or writing opens and keeps."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            self._fs.close(descriptor)
+            close_file(self._fs, descriptor)
 
     def _opened(self) -> int:
         if self._descriptor is None:

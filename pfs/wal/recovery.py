@@ -20,6 +20,7 @@ A directory that was stopped in order goes through the same steps, of which 5 an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 from pfs.errors import ControlFileDamaged
@@ -130,30 +131,31 @@ def start_log(
                 "the directory from a backup"
             )
         control.create(ControlData(system_id=new_system_id(), segment_size=segment_size))
-    start = _Start(fs, control, target, sync_method, progress)
-    try:
 
-        def make_buffer(position: int, prev_lsn: int, epoch: int) -> LogBuffer:
-            return LogBuffer(
-                segment_size=start.files.segment_size,
-                position=position,
-                prev_lsn=prev_lsn,
-                epoch=epoch,
-                seed=seed_of(start.files.system_id),
-                reserve=reserve,
-                batch_bytes=batch_bytes,
-                batch_requests=batch_requests,
-                vouch=sync_method != "none",
-                compress=compress,
-            )
+    def make_buffer(position: int, prev_lsn: int, epoch: int) -> LogBuffer:
+        return LogBuffer(
+            segment_size=control.data.segment_size,
+            position=position,
+            prev_lsn=prev_lsn,
+            epoch=epoch,
+            seed=seed_of(control.data.system_id),
+            reserve=reserve,
+            batch_bytes=batch_bytes,
+            batch_requests=batch_requests,
+            vouch=sync_method != "none",
+            compress=compress,
+        )
 
+    with ExitStack() as undo:
+        undo.callback(control.close)
+        start = _Start(fs, control, target, sync_method, progress)
+        undo.callback(start.files.close)
         if start.data.state == MAKING:
-            return start.make(make_buffer, dict(page_counts or {}), next_file_id)
-        return start.recover(make_buffer)
-    except BaseException:
-        start.files.close()
-        control.close()
-        raise
+            log = start.make(make_buffer, dict(page_counts or {}), next_file_id)
+        else:
+            log = start.recover(make_buffer)
+        undo.pop_all()
+    return log
 
 
 class _Start:
