@@ -64,6 +64,7 @@ class DescriptorPool:
         self.touch = table.touch
         self._table = table
         self._clock = clock
+        self._take = table.take
         self._close = fs.close
         self._reopen = fs.reopen
         self._reopens = metrics.open_after_replace
@@ -103,7 +104,7 @@ class DescriptorPool:
                 file.check()
             slot, tag = file.handle
             if slot.tag != tag:
-                slot = queue.take()
+                slot = (None if queue.waiting else self._take()) or queue.take()
                 try:
                     started = self._clock() if slot.owner is None else self._empty(slot)
                     try:

@@ -71,7 +71,7 @@ class SlotTable(Generic[Owner]):
 
     def __init__(self, limit: int, policy: Replacement) -> None:
         self.limit = limit
-        self._policy = policy
+        self._victim = policy.victim
         self.touch = policy.touch
         """Say that a slot, pinned and with the right tag, is used."""
         self._filled = policy.filled
@@ -90,12 +90,12 @@ class SlotTable(Generic[Owner]):
                 return self._free.pop()
             except IndexError:  # another thread was faster
                 pass
-        index = self._policy.victim(self._claim)
+        index = self._victim(self._claim)
         return None if index is None else self._slots[index]
 
     def take_occupied(self) -> Slot[Owner] | None:
         """A slot with a descriptor to close, or None if there is none without users."""
-        index = self._policy.victim(self._claim)
+        index = self._victim(self._claim)
         return None if index is None else self._slots[index]
 
     def fill(self, slot: Slot[Owner], owner: Owner, descriptor: int) -> tuple[Slot[Owner], int]:
