@@ -460,7 +460,7 @@ def test_an_actor_that_kills_itself_does_not_answer(scheduler: Scheduler, actor_
         later[0].get(timeout=5)
 
 
-def test_of_many_that_end_an_actor_at_once_one_does(scheduler: Scheduler) -> None:
+def test_of_many_that_end_an_actor_at_once_one_does(untraced_threads: None, scheduler: Scheduler) -> None:
     for _ in range(50):
         ref: Any = scheduler.start(ThreadActor)
         inbox = watch(scheduler, ref)
