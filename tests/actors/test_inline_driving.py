@@ -109,7 +109,9 @@ def test_a_users_actor_is_run_while_another_thread_drives_without_end(scheduler:
             if not done.is_set():
                 self.actor_ref.tell("again")
 
-    storm, inline = scheduler.start(Storm), scheduler.start(InlineActor)
+    storm: Any = scheduler.start(Storm)
+    inline: Any = scheduler.start(InlineActor)
+    users.ask(int, timeout=5)
     reply = Waiter()
 
     def begin() -> None:
@@ -120,7 +122,7 @@ def test_a_users_actor_is_run_while_another_thread_drives_without_end(scheduler:
         done.set()
         reply.finish()
 
-    inline.tell(begin)
+    inline.post(begin)  # wakes nobody: this thread is the one that drives
     scheduler.wait(reply, 10, lambda: "the user's actor did not answer")
     assert done.is_set()
 

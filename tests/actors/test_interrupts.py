@@ -228,6 +228,18 @@ print("fine")
 """)
 
 
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_message_whose_sender_was_struck_before_it_woke_anybody_is_handled(wrapped: Scheduler, inline: bool) -> None:
+    ref: Any = wrapped.start(type("Struck", (Ledger,), {"inline": inline}))
+    for _ in range(20):
+        ref.ask(int, timeout=5)
+        handled = threading.Event()
+        ref.post(handled.set)  # `tell` up to where it wakes the scheduler's thread
+        with pytest.raises(Rung):
+            signal.raise_signal(signal.SIGUSR1)
+        wait_for(handled)
+
+
 def test_a_signal_handler_installed_later_is_the_actors_failure_and_is_raised_again(
     wrapped: Scheduler, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -103,6 +103,32 @@ def test_no_wake_up_is_lost_when_single_messages_meet_a_scheduler_that_falls_asl
     run_together([lambda: ring(0), lambda: ring(1), lambda: ask(0), lambda: ask(1)])
 
 
+@pytest.mark.parametrize("inline", [False, True])
+def test_no_wake_up_is_lost_by_one_sender_that_nobody_helps(
+    tiny_switch_interval: None, scheduler: Scheduler, inline: bool
+) -> None:
+    """The next message comes just when the turn of the one before ends and the scheduler's thread goes to sleep.
+
+    The sender does not sleep, so that it and the scheduler's thread take the interpreter's lock from each other.
+    """
+    heard = 0
+
+    class Bell(Actor):
+        def on_receive(self, message: int) -> None:
+            nonlocal heard
+            heard = message
+
+    bell = scheduler.start(type("Bell", (Bell,), {"inline": inline}))
+    for number in range(1, 8_001):
+        bell.tell(number)
+        for _ in range(number % 50):
+            pass
+        looks = 0
+        while heard != number:
+            looks += 1
+            assert looks < 20_000_000, f"message {number} was not handled"
+
+
 def test_no_wake_up_is_lost_between_many_askers(tiny_switch_interval: None, scheduler: Scheduler) -> None:
     refs = [scheduler.start(Counter, -1, Waiter()), scheduler.start(InlineCounter, -1, Waiter())]
     refs.append(scheduler.start(BlockingCounter, -1, Waiter()))
