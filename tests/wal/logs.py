@@ -30,10 +30,14 @@ class Recorder:
         self.pages: dict[tuple[int, int], tuple[bytes, int]] = {}
         self.page_counts: dict[int, int] = {}
         self.longest_run = 0
+        self.on_disk: dict[tuple[int, int], bytes] = {}
 
     def change_catalog(self, changes: Sequence[CatalogChange]) -> None:
         self.calls.append("catalog")
         self.catalog += changes
+
+    def read_sidecar_block(self, file_id: int, block: int) -> bytes | None:
+        return self.on_disk.get((file_id, block))
 
     def restore_sidecar_block(self, file_id: int, block: int, image: bytes) -> None:
         self.calls.append("block")

@@ -465,3 +465,59 @@ def test_without_syncs_nothing_is_vouched_for(fs: SimulatedFileSystem) -> None:
     flush(log)
     close(log)
     assert LogReader(log.files).record_at(place.lsn).durable_upto == 0
+
+
+# ---------------------------------------------------------------------------------------------- power cuts in recovery
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "rewritten"),
+    [
+        (bytes(16), bytes(16), True),
+        (b"a" * 16, b"a" * 16, True),
+        (bytes(16), b"a" * 16, True),
+        (b"a" * 16, bytes(16), True),
+        (b"a" * 16, b"b" * 16, False),
+    ],
+)
+def test_a_machine_started_anew_leaves_the_durable_log_alone(
+    fs: SimulatedFileSystem, before: bytes, now: bytes, rewritten: bool
+) -> None:
+    log = start(fs, boot_id=before)
+    position = write(log, 1, 5, 0, [PAGE], 1)
+    flush(log)
+    close(log)
+    fs.journal.clear()
+    log = start(fs, boot_id=now)
+    close(log)
+    writes = [entry.operation for entry in fs.journal if entry.operation.name == "pwritev"]
+    touched = [each for each in writes if each.path == segment_path(1) and each.offset <= position % SIZE]
+    assert bool(touched) is rewritten
+    assert control_of(fs).boot_id == now
+
+
+def test_recovery_logs_the_sidecar_blocks_that_it_is_about_to_change(fs: SimulatedFileSystem) -> None:
+    log = start(fs, page_counts={5: 40, 7: 0})
+    write(log, 1, 5, 33, [PAGE], 40)
+    write(log, 2, 5, 0, [PAGE], 40)
+    flush(log)
+    close(log)
+
+    class Watching(Recorder):
+        """Knows what is in the log when the first page is written."""
+
+        logged: tuple[tuple[int, int, bytes], ...] = ()
+
+        def write_pages(self, file_id, pgid, pages, lsns) -> None:
+            if not self.pages:
+                image = fs.crash_image("none", Random(1))
+                other = Recorder()
+                close(start(image, other))
+                self.logged = tuple(other.blocks)
+            super().write_pages(file_id, pgid, pages, lsns)
+
+    target = Watching()
+    target.on_disk = {(5, 0): b"0" * 512, (5, 1): b"1" * 512}  # 7's is not valid
+    close(start(fs, target))
+    assert target.blocks == []
+    assert target.logged == ((5, 0, b"0" * 512), (5, 1, b"1" * 512))
