@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import pykka
@@ -16,6 +20,7 @@ from benchmarks.harness import Case, CaseSet, Measurement, Options, rate
 from pfs.actors import Actor, BlockingActor, Scheduler
 
 TIMEOUT = 60.0
+ROOT = Path(__file__).parent.parent
 
 
 class _Ball(Protocol):
@@ -144,30 +149,36 @@ def _resident() -> int:
 
 
 def _crowd(actor_class: type[pykka.Actor], count: int) -> Callable[[float], Measurement]:
-    """Actors started a second, with the memory that each of them takes."""
+    """Actors started a second, with the memory that each takes; in a new process, whose memory nobody has used yet."""
+    source = f"from benchmarks import messages; messages.start_crowd(messages.{actor_class.__name__}, {count})"
 
     def run(_seconds: float) -> Measurement:
-        scheduler = Scheduler("bench")
-        refs: list[pykka.ActorRef[Any]] = []
-        try:
-            gc.collect()
-            before = _resident()
-            begin = time.perf_counter()
-            with scheduler.ambient():
-                refs.extend(actor_class.start() for _ in range(count))
-            took = time.perf_counter() - begin
-            each = (_resident() - before) / count
-            if refs[-1].ask("alive", timeout=TIMEOUT) != "alive":
-                raise AssertionError("the last actor does not answer")
-            return Measurement(count / took, {"actors": count, "seconds": took, "bytes each": max(each, 1.0)})
-        finally:
-            for ref in refs:
-                ref.stop(block=False)  # in the order of Pykka's registry, which it scans for each
-            for ref in refs:
-                ref.actor_stopped.wait(TIMEOUT)
-            scheduler.stop(TIMEOUT)
+        done = subprocess.run(
+            [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip())
+        seconds, each = json.loads(done.stdout)
+        return Measurement(count / seconds, {"actors": count, "seconds": seconds, "bytes each": each})
 
     return run
+
+
+def start_crowd(actor_class: type[pykka.Actor], count: int) -> None:
+    """What the new process does: prints the seconds taken and the bytes each; the actors end with the process."""
+    scheduler = Scheduler("bench")
+    refs = [_start(scheduler, actor_class)]
+    gc.collect()
+    before = _resident()
+    begin = time.perf_counter()
+    with scheduler.ambient():
+        refs.extend(actor_class.start() for _ in range(count))
+    seconds = time.perf_counter() - begin
+    each = (_resident() - before) / count
+    if refs[-1].ask("alive", timeout=TIMEOUT) != "alive":
+        raise AssertionError("the last actor does not answer")
+    print(json.dumps([seconds, each]), flush=True)
+    os._exit(0)
 
 
 @contextmanager
