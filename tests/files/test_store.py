@@ -59,7 +59,7 @@ def test_a_store_that_cannot_be_opened_unlocks_the_directory(disk: SimulatedFile
 
 def test_a_lock_that_fails_leaves_no_descriptor_open() -> None:
     disk = SimulatedFileSystem(faults=[Fault(errno.ENOLCK, operation="lock")])
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="No locks"):
         open_store(disk)
     assert not disk.open_descriptors
 
