@@ -39,7 +39,7 @@ class SystemStopped(PfsError):
 
 
 class SystemFailed(PfsError):
-    """The system has panicked (`cause` says why); only a new `System` on the directory, which recovers, serves."""
+    """The system has panicked (see `cause`); only a new `System` on the directory, which recovers, serves again."""
 
     def __init__(self, message: str, cause: BaseException | None = None) -> None:
         super().__init__(message)

@@ -131,7 +131,7 @@ class Cancel(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestFailed(msgspec.Struct, frozen=True, gc=False):
-    """The request ended without effect; of a read, no more pages will come.
+    """The request ended without effect; of a read, no more pages are sent, though those on the stream may still come.
 
     A read's consumer that is not the client is told the same, by the stream, behind the pages that it was sent.
     """

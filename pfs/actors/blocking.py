@@ -28,7 +28,6 @@ from pfs.actors.waiting import ReplyFuture, answer_ended
 
 if TYPE_CHECKING:
     import threading
-    from types import TracebackType
 
     from pykka._actor import ActorInbox
 
@@ -218,12 +217,3 @@ class BlockingActor(ActorMixin, pykka.ThreadingActor):
 
     def _stop(self) -> None:
         lifecycle.stop(self._actor_ref, self)
-
-    def _handle_failure(
-        self,
-        exception_type: type[BaseException] | None,
-        exception_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert exception_value is not None
-        lifecycle.fail(self._actor_ref, self, exception_value)

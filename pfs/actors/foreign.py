@@ -79,4 +79,5 @@ def watcher_of(runtime: Runtime) -> Address:
     except NameTaken:  # another thread was faster
         ref.kill()
         return watcher_of(runtime)
+    runtime.supervised.add(ref)  # a supervisor that stops needs it to hear of the end of its children
     return ref

@@ -56,7 +56,6 @@ class ReadService:
             if None in pages:
                 if request.snapshot is None:
                     state.open_cut(request)
-                request.loading = True
                 core.load(request, request.next, pages)
                 return 0
         n = len(pages)
@@ -86,7 +85,6 @@ class ReadService:
         """The pages of the next chunk have come from disk, or not."""
         if request.ended:
             return
-        request.loading = False
         if isinstance(error, FatalError):
             self._core.panic(error)
         elif error is not None:
@@ -97,7 +95,7 @@ class ReadService:
 
     def credit(self, request: ReadRequest, n: int) -> None:
         """Empty wagons have come back; a parked read is ready again."""
-        parked = not request.credit and not request.loading
+        parked = not request.credit  # while pages are being loaded there is credit for them
         request.credit += n
         if parked:
             self._core.ready(request)

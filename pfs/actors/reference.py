@@ -9,8 +9,8 @@ run queue, or about to be put there".
 
 * The sender appends to `items` first, and reads the flag second.  If the flag is up, somebody has put, or is between
   raising the flag and putting, an entry into the run queue; that entry will be popped after this moment.
-* The driver (there is one at a time, it holds the drive lock) lowers the flag *before* it looks at `items`.  So if a
-  sender saw the flag up, the driver's look comes after the sender's append and sees the message; if the sender saw
+* Whoever takes turns (one thread at a time for each run queue) lowers the flag *before* it looks at `items`.  So if a
+  sender saw the flag up, that look comes after the sender's append and sees the message; if the sender saw
   it down, the sender puts an entry itself.
 * A turn that ends with messages left (its budget is used up) raises the flag and puts the mailbox back.
 
@@ -24,7 +24,7 @@ Each step is one bytecode operation on a deque or an attribute, atomic and total
 lock.  `pfs.actors` refuses to be imported where there is none.
 
 A ref stays valid after its actor's end.  A message that a sender puts there after the end (it looked at `is_alive`
-just before) still raises the flag, and the driver answers whoever asked with `ActorDeadError`.
+just before) still raises the flag, and whoever takes that turn answers the asker with `ActorDeadError`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class ReadRequest(Cut):
     It is in the server's order of service exactly when it has credit, is not waiting for pages, and is not ended.
     """
 
-    __slots__ = ("chunk", "credit", "ended", "loaded", "loading", "pgid", "ref", "session", "stream")
+    __slots__ = ("chunk", "credit", "ended", "loaded", "pgid", "ref", "session", "stream")
 
     def __init__(self, session: Session, message: DataRead, chunk: int, credit: int) -> None:
         super().__init__(message.pgid, message.pgid + message.n)
@@ -79,7 +79,6 @@ class ReadRequest(Cut):
         self.credit = credit
         self.stream: Any = None
         self.loaded: list[bytes] | None = None
-        self.loading = False
         self.ended = False
 
 

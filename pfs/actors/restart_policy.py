@@ -132,6 +132,7 @@ class ChildTable:
         self.closing = False
         self._history = RestartHistory(max_restarts, period)
         self._waiting: deque[str] = deque()
+        self._is_ready = False
         self._error: Exception | None = None
 
     # -- requests
@@ -246,6 +247,9 @@ class ChildTable:
             child = self.children.get(self._waiting.popleft())
             if child is not None and child.state == "waiting":
                 return self._start(child, "first")
+        if self._is_ready:
+            return []
+        self._is_ready = True
         return [Ready()]
 
     def _could_not_start(self, child: Child, reason: BaseException | None) -> list[Order]:

@@ -108,7 +108,7 @@ class Runtime:
         self._named: dict[RefBase[Any], list[str]] = {}
         self._names_lock = _thread.allocate_lock()
         self.supervised: set[Any] = set()
-        """The refs of the actors that a supervisor stops, and restarts."""
+        """The refs of actors that are stopped after all others: their supervisor has stopped them by then."""
         self._serious: dict[int, BaseException] = {}
         """Interrupts that struck in a handler, by the ident of the thread that ran it."""
 

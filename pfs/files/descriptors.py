@@ -64,9 +64,11 @@ class DescriptorPool:
         self.touch = table.touch
         self._table = table
         self._clock = clock
+        self._take = table.take
         self._close = fs.close
         self._reopen = fs.reopen
         self._reopens = metrics.open_after_replace
+        self._replacements = metrics.close_by_replace
         self._mutex = fs.mutex()
         self._files: dict[OpenFile, None] = {}
         self._reserved: list[Slot[OpenFile]] = []
@@ -102,7 +104,7 @@ class DescriptorPool:
                 file.check()
             slot, tag = file.handle
             if slot.tag != tag:
-                slot = queue.take()
+                slot = (None if queue.waiting else self._take()) or queue.take()
                 try:
                     started = self._clock() if slot.owner is None else self._empty(slot)
                     try:
@@ -142,7 +144,7 @@ class DescriptorPool:
                 if failure is not None:
                     raise again(failure)
             except BaseException:
-                self._close_descriptor(descriptor, self.metrics.close)
+                self._close_descriptor(descriptor)
                 raise
         except BaseException:
             self.queue.put_back(slot)
@@ -170,8 +172,13 @@ class DescriptorPool:
             try:
                 if slot.owner is file:
                     self.queue.wait_for_users(slot)
-                    self._close_slot(slot, self.metrics.close, discard=discard)
-                    self.queue.put_back(slot)
+                    try:
+                        if not discard:
+                            self._sync_before_close(file, slot.descriptor)
+                    finally:
+                        self._close_descriptor(slot.descriptor)
+                        slot.owner = None
+                        self.queue.put_back(slot)
             finally:
                 with self._mutex:
                     del self._files[file]
@@ -212,42 +219,49 @@ class DescriptorPool:
         return slot
 
     def _empty(self, slot: Slot[OpenFile]) -> float:
-        """Close what is in a taken slot, for another; returns the time.  After `SyncFailed`, too, it is empty."""
+        """Close what is in a taken slot, for another; returns the time.  After `SyncFailed`, too, it is empty.
+
+        (Written out, not composed, as every miss comes by here.)
+        """
         owner = slot.owner
         assert owner is not None
         try:
-            return self._close_slot(slot, self.metrics.close_by_replace)
+            if owner.written > owner.synced:
+                self._sync_before_close(owner, slot.descriptor)
         finally:
-            owner.end_turn()
-
-    def _close_slot(self, slot: Slot[OpenFile], timed: Timed, *, discard: bool = False) -> float:
-        """Sync the file in a slot, if it is dirty, and close its descriptor; returns the time."""
-        file = slot.owner
-        assert file is not None
-        try:
-            if file.written > file.synced and not (discard or file.temporary or file.failure is not None):
-                self.metrics.syncs_before_close += 1
-                self._sync_descriptor(file, slot.descriptor, self.fs.fdatasync)
-        finally:
-            ended = self._close_descriptor(slot.descriptor, timed)
+            clock = self._clock
+            started = clock()
+            try:
+                self._close(slot.descriptor)
+            except OSError:
+                self.metrics.close_errors += 1
             slot.owner = None
+            owner.turn.append(None)
+            if owner.waiters:
+                owner.wake()
+            timed = self._replacements
+            timed.count += 1
+            ended = clock()
+            timed.seconds += ended - started
         return ended
 
-    def _close_descriptor(self, descriptor: int, timed: Timed) -> float:
+    def _sync_before_close(self, file: OpenFile, descriptor: int) -> None:
+        if file.dirty and file.failure is None:
+            self.metrics.syncs_before_close += 1
+            self._sync_descriptor(file, descriptor, self.fs.fdatasync)
+
+    def _close_descriptor(self, descriptor: int) -> None:
         """Close; a failure is counted only: everything is synced by then, and the descriptor is gone in any case."""
         started = self._clock()
         try:
             self._close(descriptor)
         except OSError:
             self.metrics.close_errors += 1
-        return self._count(timed, started)
+        self._count(self.metrics.close, started)
 
-    def _count(self, timed: Timed, started: float) -> float:
-        """Count an operation; returns the time."""
-        ended = self._clock()
+    def _count(self, timed: Timed, started: float) -> None:
         timed.count += 1
-        timed.seconds += ended - started
-        return ended
+        timed.seconds += self._clock() - started
 
     def _reopen_again(self, file: OpenFile, deed: Deed, error: OSError) -> int:
         """Open a file again, after a first try ended in an error: as often as it is worth another try."""

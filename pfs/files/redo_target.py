@@ -24,6 +24,10 @@ class StoreRedoTarget:
     def change_catalog(self, changes: Sequence[CatalogChange]) -> None:
         """Nothing: the catalog has its own file, and what it says is newer than the log."""
 
+    def read_sidecar_block(self, file_id: int, block: int) -> bytes | None:
+        """None: there are no sidecars yet, and so no blocks whose other records a torn write could take along."""
+        return None
+
     def restore_sidecar_block(self, file_id: int, block: int, image: bytes) -> None:
         """Nothing: there are no sidecars yet."""
 

@@ -30,8 +30,8 @@ from pfs.files.metrics import Metrics
 from pfs.files.open_file import OpenFile, Waiter
 from pfs.files.slots import NO_TAG, Slot, SlotTable, show
 
-HANDOVER_INTERVAL = 0.0002
-"""Seconds between two handings over: a few times what switching threads costs."""
+HANDOVER_INTERVAL = 0.0005
+"""Seconds between two handings over: many times what switching threads costs, a tenth of the interpreter's interval."""
 LOOK_INTERVAL = 0.001
 """Seconds after which the first who waits looks for a slot himself; the n-th looks after n times that."""
 

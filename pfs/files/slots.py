@@ -71,7 +71,7 @@ class SlotTable(Generic[Owner]):
 
     def __init__(self, limit: int, policy: Replacement) -> None:
         self.limit = limit
-        self._policy = policy
+        self._victim = policy.victim
         self.touch = policy.touch
         """Say that a slot, pinned and with the right tag, is used."""
         self._filled = policy.filled
@@ -90,12 +90,12 @@ class SlotTable(Generic[Owner]):
                 return self._free.pop()
             except IndexError:  # another thread was faster
                 pass
-        index = self._policy.victim(self._claim)
+        index = self._victim(self._claim)
         return None if index is None else self._slots[index]
 
     def take_occupied(self) -> Slot[Owner] | None:
         """A slot with a descriptor to close, or None if there is none without users."""
-        index = self._policy.victim(self._claim)
+        index = self._victim(self._claim)
         return None if index is None else self._slots[index]
 
     def fill(self, slot: Slot[Owner], owner: Owner, descriptor: int) -> tuple[Slot[Owner], int]:
@@ -119,20 +119,14 @@ class SlotTable(Generic[Owner]):
             owner.turn.pop()
         except IndexError:  # another thread was faster
             return False
-        if slot.owner is owner and hide(slot):
-            return True
+        if slot.owner is owner:
+            tag = slot.tag
+            slot.tag = NO_TAG  # first hide it from users to come ...
+            if not slot.pins:  # ... then look for those that are there
+                return True
+            show(slot, tag)
         owner.end_turn()
         return False
-
-
-def hide(slot: Slot[Owner]) -> bool:
-    """Keep users from a slot whose owner's turn is ours: True if it has none, else it is as before."""
-    tag = slot.tag
-    slot.tag = NO_TAG  # first hide it from users to come ...
-    if not slot.pins:  # ... then look for those that are there
-        return True
-    show(slot, tag)
-    return False
 
 
 def show(slot: Slot[Owner], tag: int) -> None:

@@ -122,8 +122,10 @@ class PageFileStore:
         descriptor = self._fs.open(LOCK_FILE, os.O_RDWR | os.O_CREAT)
         try:
             self._fs.lock(descriptor)
-        except BlockingIOError:
+        except OSError as error:
             self._fs.close(descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise
             raise DirectoryLocked(
                 f"{self.name} is in use by another System, of this process or another ({LOCK_FILE} is locked): "
                 "stop it, or use another directory"

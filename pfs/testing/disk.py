@@ -18,9 +18,10 @@ from typing import Literal, NamedTuple
 SECTOR = 512
 """Bytes that a disk writes wholly or not at all."""
 
-CrashPolicy = Literal["none", "all", "prefix", "subset", "torn"]
+CrashPolicy = Literal["none", "all", "prefix", "subset", "torn", "garbage"]
 """Which unsynced changes survive a crash: none; all; those before a random moment; each or not by chance; the same with
-every sector of a write on its own."""
+every sector of a write on its own; and that with random bytes in place of some of what was being written.  Bytes that
+were not being written never change."""
 
 
 class Write(NamedTuple):
@@ -137,7 +138,7 @@ class Disk:
         if policy == "prefix":
             cut = rng.randint(0, self.sequence + 1)
             survives = cut.__gt__
-        elif policy in ("subset", "torn"):
+        elif policy in ("subset", "torn", "garbage"):
 
             def survives(sequence: int) -> bool:
                 return rng.random() < 0.5
@@ -159,8 +160,10 @@ class Disk:
             if isinstance(node, File):
                 content = bytearray(node.durable)
                 for part in node.pending:
-                    for piece in _sectors(part) if policy == "torn" else [part]:
+                    for piece in _sectors(part) if policy in ("torn", "garbage") else [part]:
                         if survives(piece.sequence):
+                            if policy == "garbage" and isinstance(piece, Write) and rng.random() < 0.5:
+                                piece = piece._replace(data=rng.randbytes(len(piece.data)))
                             apply(content, piece)
                 return File(node.inode, content, bytearray(content))
             inner = Directory(node.inode)

@@ -116,7 +116,7 @@ class SimulatedFileSystem:
     def crash_image(self, policy: CrashPolicy, rng: Random) -> SimulatedFileSystem:
         """A new file system with what may survive a crash now; no descriptors, locks, faults or journal.
 
-        With `"prefix"`, `"subset"` and `"torn"`, `rng` chooses.  This file system is not touched.
+        With `"prefix"`, `"subset"`, `"torn"` and `"garbage"`, `rng` chooses.  This file system is not touched.
         """
         return SimulatedFileSystem(
             descriptors=self.descriptors,

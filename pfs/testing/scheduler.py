@@ -26,7 +26,6 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import greenlet
@@ -37,6 +36,7 @@ from pfs.actors.reference import Ref, RefBase
 from pfs.actors.runtime import Runtime, ambient, handler_threads
 from pfs.actors.waiting import Waiter, answer_ended
 from pfs.errors import CallInHandler, DeadlockFound, Timeout
+from pfs.testing.condition import SimulatedCondition
 
 if TYPE_CHECKING:
     from pfs.actors.blocking import BlockingActor
@@ -333,10 +333,10 @@ class SimulatedScheduler(Runtime):
         if timeout is None:
             self.wait_until(lambda: waiter.done, waiter.describe)
             return
-        if not self._wait_at_most(timeout, lambda: waiter.done, waiter.describe):
+        if not self.wait_at_most(timeout, lambda: waiter.done, waiter.describe):
             raise Timeout(f"{what_times_out()} within {timeout:g} seconds")
 
-    def _wait_at_most(self, timeout: float, ready: Callable[[], bool], waits_for: Callable[[], str]) -> bool:
+    def wait_at_most(self, timeout: float, ready: Callable[[], bool], waits_for: Callable[[], str]) -> bool:
         """Wait until something is true, at most so many seconds; returns whether it is."""
         deadline = self._now + timeout
         wake_up = self.send_after(timeout, _Nobody(), None)  # so that the clock reaches the deadline
@@ -390,7 +390,7 @@ class SimulatedScheduler(Runtime):
         deadline = self._now + timeout
         self.stop_actors(deadline)
         left = max(deadline - self._now, STEP)
-        self._wait_at_most(left, lambda: not self._busy, lambda: "the blocking actors' last calls")
+        self.wait_at_most(left, lambda: not self._busy, lambda: "the blocking actors' last calls")
         self.stopped = True
 
     def abandon(self) -> None:
@@ -429,70 +429,3 @@ class _Nobody:
 
     def is_alive(self) -> bool:
         return True
-
-
-class SimulatedCondition:
-    """`threading.Condition(threading.Lock())` among the coroutines of one simulation.
-
-    Not re-entrant, as the real one is not: whoever enters twice is told at once that it waits for itself.
-    """
-
-    def __init__(self, scheduler: SimulatedScheduler) -> None:
-        self._scheduler = scheduler
-        self._owner: object | None = None
-        self._waiting: list[list[bool]] = []
-
-    def __enter__(self) -> bool:
-        scheduler = self._scheduler
-        me = scheduler.who_runs()
-        if self._owner is me and not scheduler.abandoned:
-            raise DeadlockFound(f"seed {scheduler.seed}, step {scheduler.steps}: {me} waits for a lock that it holds")
-        scheduler.wait_until(lambda: self._owner is None, lambda: f"a lock that {self._owner} holds")
-        self._owner = me
-        return True
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self._check_owner()
-        self._owner = None
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Give the lock up until notified, or for `timeout` seconds; returns whether it was notified."""
-        self._check_owner()
-        scheduler = self._scheduler
-        me, self._owner = self._owner, None
-        told = [False]
-        self._waiting.append(told)
-        try:
-            if timeout is None:
-                scheduler.wait_until(lambda: told[0], lambda: "a condition's notification")
-            else:
-                scheduler._wait_at_most(timeout, lambda: told[0], lambda: "a condition's notification")
-        finally:
-            if not told[0]:
-                self._waiting.remove(told)
-            if not scheduler.abandoned:
-                scheduler.wait_until(lambda: self._owner is None, lambda: f"a lock that {self._owner} holds")
-            self._owner = me
-        return told[0]
-
-    def notify(self, n: int = 1) -> None:
-        """Let the n that have waited longest go on."""
-        self._check_owner()
-        for told in self._waiting[:n]:
-            told[0] = True
-        del self._waiting[:n]
-
-    def notify_all(self) -> None:
-        """Let all who wait go on."""
-        self.notify(len(self._waiting))
-
-    def _check_owner(self) -> None:
-        scheduler = self._scheduler
-        if self._owner is not scheduler.who_runs() and not scheduler.abandoned:
-            raise RuntimeError(f"{scheduler.who_runs()} uses a lock that {self._owner or 'nobody'} holds")

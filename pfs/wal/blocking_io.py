@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pfs.files.failures import Deed, meaning
 from pfs.files.filesystem import FileSystem, WriteBuffer
@@ -24,6 +24,12 @@ def failing(deed: Deed, what: str) -> Generator[None]:
         yield
     except OSError as error:
         raise meaning(error, deed, what, recovering=True) from error
+
+
+def close_file(fs: FileSystem, descriptor: int) -> None:
+    """Close a descriptor.  What had to be durable was synced before, so a close that fails has nothing to tell."""
+    with suppress(OSError):
+        fs.close(descriptor)
 
 
 def read_fully(fs: FileSystem, descriptor: int, length: int, offset: int, path: str) -> bytearray:

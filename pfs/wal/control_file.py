@@ -17,7 +17,8 @@ before it, even where a disk has sectors of 4 KiB, and no rename is needed.
         48     8  LSN of the last CHECKPOINT record
         56     8  redo LSN: where recovery begins
         64     8  durable hint: the log was durable up to here
-        72   436  zeros
+        72    16  boot id of the machine when it was last started here, zeros if not known
+        88   420  zeros
        508     4  CRC-32C of bytes 0 to 507
 
 Invariants: `sequence`, `epoch` and `durable_hint` never decrease; what a slot names was durable before it was written.
@@ -33,7 +34,7 @@ import msgspec
 
 from pfs.errors import ControlFileDamaged
 from pfs.files.filesystem import FileSystem
-from pfs.wal.blocking_io import failing, read_fully, write_fully
+from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
 from pfs.wal.crc import CRC32C_ID, crc32c
 
 CONTROL_FILE: Final = "pfs_control"
@@ -49,7 +50,7 @@ IN_USE: Final = 2
 RECOVERING: Final = 3
 STOPPED: Final = 4
 
-_FIELDS = struct.Struct("<8sIIQQIIIIQQQ436x")
+_FIELDS = struct.Struct("<8sIIQQIIIIQQQ16s420x")
 _CRC = struct.Struct("<I")
 
 
@@ -65,6 +66,7 @@ class ControlData(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_lsn: int = 0
     redo_lsn: int = 0
     durable_hint: int = 0
+    boot_id: bytes = bytes(16)
     sequence: int = 1
     version: int = VERSION
 
@@ -84,6 +86,7 @@ def encode_slot(data: ControlData) -> bytes:
         data.checkpoint_lsn,
         data.redo_lsn,
         data.durable_hint,
+        data.boot_id,
     )
     return fields + _CRC.pack(crc32c(fields))
 
@@ -92,10 +95,10 @@ def decode_slot(slot: bytes) -> ControlData | None:
     """What a slot says; None if it is not valid."""
     if len(slot) != SLOT_SIZE or crc32c(slot[: _FIELDS.size]) != _CRC.unpack_from(slot, _FIELDS.size)[0]:
         return None
-    magic, version, state, sequence, system_id, timeline, epoch, crc_id, segment_size, *lsns = _FIELDS.unpack_from(slot)
+    magic, version, state, sequence, system_id, timeline, epoch, crc_id, segment_size, *rest = _FIELDS.unpack_from(slot)
     if magic != MAGIC:
         return None
-    checkpoint_lsn, redo_lsn, durable_hint = lsns
+    checkpoint_lsn, redo_lsn, durable_hint, boot_id = rest
     return ControlData(
         system_id=system_id,
         segment_size=segment_size,
@@ -106,6 +109,7 @@ def decode_slot(slot: bytes) -> ControlData | None:
         checkpoint_lsn=checkpoint_lsn,
         redo_lsn=redo_lsn,
         durable_hint=durable_hint,
+        boot_id=boot_id,
         sequence=sequence,
         version=version,
     )
@@ -148,7 +152,7 @@ class ControlFile:
             with failing("sync", f"sync {TEMPORARY_FILE!r}"):
                 fs.fsync(descriptor)
         finally:
-            fs.close(descriptor)
+            close_file(fs, descriptor)
         with failing("rename", f"rename {TEMPORARY_FILE!r} to {self.path!r}"):
             fs.rename(TEMPORARY_FILE, self.path)
         with failing("sync", "sync the data directory"):
@@ -174,7 +178,7 @@ class ControlFile:
         self._data = newest
         return newest
 
-    def write(self, **changes: int) -> ControlData:
+    def write(self, **changes: int | bytes) -> ControlData:
         """Change fields (by name, as in `ControlData`), durably.  Returns what the file says now."""
         data = msgspec.structs.replace(self.data, **changes, sequence=self.data.sequence + 1)
         write_fully(self._fs, self._opened(), [encode_slot(data)], SLOT_OFFSETS[data.sequence % 2], self.path)
@@ -187,7 +191,7 @@ class ControlFile:
         """Close the descriptor, which reading or writing opens and keeps."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            self._fs.close(descriptor)
+            close_file(self._fs, descriptor)
 
     def _opened(self) -> int:
         if self._descriptor is None:

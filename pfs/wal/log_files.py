@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from pfs.errors import ForeignWalSegment, InvalidRequest, PfsError
 from pfs.files.filesystem import FileSystem, WriteBuffer
-from pfs.wal.blocking_io import failing, read_fully, write_fully
+from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
 from pfs.wal.log_buffer import Batch
 from pfs.wal.lsn import SEGMENT_HEADER_SIZE, check_segment_size, parse_segment_name, segment_name
 from pfs.wal.segment_header import VERSION, SegmentHeader, decode_segment_header, encode_segment_header
@@ -141,7 +141,7 @@ class LogFiles:
                 write_fully(self._fs, descriptor, [self._header(following, epoch)], 0, path)
                 self._sync_descriptor(descriptor, path)
             finally:
-                self._fs.close(descriptor)
+                close_file(self._fs, descriptor)
             self._rename(path, following)
             self._numbers().discard(segment)
             following += 1
@@ -165,7 +165,7 @@ class LogFiles:
             write_fully(self._fs, descriptor, [header, *[_ZEROS] * whole, _ZEROS[:rest]], 0, path)
             self._sync_descriptor(descriptor, path)
         finally:
-            self._fs.close(descriptor)
+            close_file(self._fs, descriptor)
 
     def _header(self, segment: int, epoch: int) -> bytes:
         return encode_segment_header(SegmentHeader(self.timeline, segment, self.system_id, self.segment_size, epoch))
@@ -214,7 +214,7 @@ class LogFiles:
         try:
             content = memoryview(read_fully(self._fs, descriptor, self.segment_size, 0, path))
         finally:
-            self._fs.close(descriptor)
+            close_file(self._fs, descriptor)
         header = decode_segment_header(content[:SEGMENT_HEADER_SIZE])
         if header is not None:
             self._check_header(header, segment, path)
@@ -255,8 +255,9 @@ class LogFiles:
             descriptor = self._open_file(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             try:
                 write_fully(self._fs, descriptor, [data], 0, path)
+                self._sync_descriptor(descriptor, path)
             finally:
-                self._fs.close(descriptor)
+                close_file(self._fs, descriptor)
         except PfsError:
             self._try_unlink(path)  # nothing depends on the copy
 
@@ -281,8 +282,7 @@ class LogFiles:
     def _close(self, segment: int) -> None:
         descriptor = self._open.pop(segment, None)
         if descriptor is not None:
-            with failing("sync", f"close {self.path(segment)!r}"):
-                self._fs.close(descriptor)
+            close_file(self._fs, descriptor)
 
     def _rename(self, temporary: str, segment: int) -> None:
         with failing("rename", f"rename {temporary!r} to {self.path(segment)!r}"):

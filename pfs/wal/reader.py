@@ -99,7 +99,7 @@ class LogReader:
 
         epoch: that of the last record of the log.
         """
-        leftover_end, voucher = end, None
+        leftover_end = end
         first = end // self._size
         for number in self._files.segments():
             if number < first:
@@ -118,7 +118,7 @@ class LogReader:
                     if record is not None and record.epoch >= epoch and record.durable_upto > end:
                         return Leftover(leftover_end, record)
                 offset = content.find(MAGIC_BYTES, offset + 1)
-        return Leftover(leftover_end, voucher)
+        return Leftover(leftover_end, None)
 
     def segment(self, number: int) -> Segment | None:
         """A segment's content; None if it does not exist.  The last one read is kept."""
@@ -138,7 +138,6 @@ class LogReader:
 
     def _read(self, number: int) -> Segment | None:
         if self._segment is None or self._segment.number != number:
-            self._segment = None  # before the next one is read: never two in memory on our account
             self._segment = self._files.read(number)
         return self._segment
 
@@ -187,13 +186,13 @@ class LogScan:
             self.end = position
             number = position // size
             segment = reader.segment(number)
-            if segment is None or segment.header is None:
-                self.reason = (
-                    "the next segment does not exist" if segment is None else "the segment has no valid header"
-                )
+            if segment is None:
+                self.reason, self.missing = "the next segment does not exist", number
+                return
+            if segment.header is None:
+                self.reason = "the header of its segment is not valid"
                 return
             view, base = segment.content, number * size
-            del segment  # so that only the reader keeps it
             last = size - HEADER_SIZE
             while (offset := position - base) <= last:
                 record = decode(view, offset, position, seed)

@@ -5,26 +5,29 @@
     3. the end is examined: a torn tail is cut, damage is refused (`pfs.wal.reader`)
     4. a new epoch is written to the control file: every start has its own, even one that fails half-way
     5. the tail is secured: what was torn is kept aside and erased; what is not vouched for as durable is written again
-    6. the plan is carried out on the data files, and they are synced
-    7. EPOCH and CHECKPOINT are logged; the control file says that recovery begins there from now on
+    6. EPOCH is logged, and the sidecar blocks that the next step changes, as they are now
+    7. the plan is carried out on the data files, and they are synced
+    8. CHECKPOINT is logged; the control file says that recovery begins at the EPOCH from now on
 
-Up to step 7 nothing moves the redo point, so a crash anywhere in between begins again at 1 and arrives at the same
-state.  Step 5 comes before step 6, since it makes the log durable before the data that follow from it; and it writes
+Up to step 8 nothing moves the redo point, so a crash anywhere in between begins again at 1 and arrives at the same
+state.  Step 5 comes before step 7, since it makes the log durable before the data that follow from it; and it writes
 again because, after a failed sync, what the system's cache holds of the log need not be on the disk, and no read can
 tell (Rebello and others, "Can Applications Recover from fsync Failures?", USENIX ATC 2020).  It need not go back far:
-the records themselves say how far the log was durable.
+the records themselves say how far the log was durable.  And if the machine was started anew since, the cache is empty,
+what was read is on the disk, and it is left alone: to write over durable records would only put them at risk.
 
-A directory that was stopped in order goes through the same steps, of which 5 and 6 are empty.
+A directory that was stopped in order goes through the same steps, of which 5 and 7 are empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 from pfs.errors import ControlFileDamaged
 from pfs.files.filesystem import FileSystem
-from pfs.wal.bodies import CHECKPOINT, PAGE_COUNTS, PAGE_IMAGE, SIDECAR_IMAGE, Checkpoint, Epoch
+from pfs.wal.bodies import CHECKPOINT, PAGE_COUNTS, PAGE_IMAGE, SIDECAR_IMAGE, Checkpoint, Epoch, SidecarImage
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.control_file import MAKING, RECOVERING, STOPPED, ControlData, ControlFile
 from pfs.wal.log_buffer import LogBuffer
@@ -33,6 +36,10 @@ from pfs.wal.lsn import DEFAULT_SEGMENT_SIZE, SEGMENT_HEADER_SIZE, check_segment
 from pfs.wal.reader import Leftover, LogReader, LogScan, check_tail
 from pfs.wal.records import decode_checkpoint, decode_page_counts, image_page, seed_of
 from pfs.wal.redo import CatalogChange, Plan, Redo
+from pfs.wal.sidecar import locate
+
+NO_BOOT_ID = bytes(16)
+"""The boot id that says nothing."""
 
 _PAGES_PER_CALL = 64
 
@@ -40,8 +47,8 @@ _PAGES_PER_CALL = 64
 class RedoTarget(Protocol):
     """The data files, as recovery changes them.  Every call may block, and is carried out again after a crash.
 
-    The order of calls: all of `change_catalog`, then `restore_sidecar_block`, then `write_pages`, then
-    `set_page_count`, then `sync`.  Until `sync` returns nothing need be durable.  Errors are passed on.
+    The order of calls: all of `read_sidecar_block`, then `change_catalog`, `restore_sidecar_block`, `write_pages`,
+    `set_page_count`, `sync`.  Until `sync` returns nothing need be durable.  Errors are passed on.
     """
 
     def change_catalog(self, changes: Sequence[CatalogChange]) -> None:
@@ -49,6 +56,10 @@ class RedoTarget(Protocol):
 
         A file that is to be made may exist, one that is dropped may be gone.
         """
+        ...
+
+    def read_sidecar_block(self, file_id: int, block: int) -> bytes | None:
+        """One block of a file's sidecar as it is on disk: zeros if it or its file is not there, None if not valid."""
         ...
 
     def restore_sidecar_block(self, file_id: int, block: int, image: bytes) -> None:
@@ -109,12 +120,14 @@ def start_log(
     compress: bool = False,
     page_counts: Mapping[int, int] | None = None,
     next_file_id: int = 1,
+    boot_id: bytes = NO_BOOT_ID,
     progress: Callable[[Progress], None] | None = None,
 ) -> StartedLog:
     """Make the log of a directory that has none, or recover with the one that it has.
 
     new_system_id: gives 64 random bits, for a new log.  segment_size, page_counts, next_file_id: of a new log, for the
-    page files that are there already; an existing one has its own.  The rest is as for `LogBuffer` and `LogFiles`.
+    page files that are there already; an existing one has its own.  boot_id: 16 bytes that differ after each start of
+    the machine (not of a process), zeros if not known.  The rest is as for `LogBuffer` and `LogFiles`.
 
     Raises `ControlFileDamaged`, `WalDamaged`, `WalSegmentMissing`, `ForeignWalSegment`, `CorruptionFound`,
     `ReadFailed`, `WriteFailed`, `SyncFailed`, `NoSpace`, and what the target raises.  After any of them, a start can be
@@ -129,31 +142,32 @@ def start_log(
                 f"the control file {control.path!r} is missing, but there is a WAL in {others.directory!r}; restore "
                 "the directory from a backup"
             )
-        control.create(ControlData(system_id=new_system_id(), segment_size=segment_size))
-    start = _Start(fs, control, target, sync_method, progress)
-    try:
+        control.create(ControlData(system_id=new_system_id(), segment_size=segment_size, boot_id=boot_id))
 
-        def make_buffer(position: int, prev_lsn: int, epoch: int) -> LogBuffer:
-            return LogBuffer(
-                segment_size=start.files.segment_size,
-                position=position,
-                prev_lsn=prev_lsn,
-                epoch=epoch,
-                seed=seed_of(start.files.system_id),
-                reserve=reserve,
-                batch_bytes=batch_bytes,
-                batch_requests=batch_requests,
-                vouch=sync_method != "none",
-                compress=compress,
-            )
+    def make_buffer(position: int, prev_lsn: int, epoch: int) -> LogBuffer:
+        return LogBuffer(
+            segment_size=control.data.segment_size,
+            position=position,
+            prev_lsn=prev_lsn,
+            epoch=epoch,
+            seed=seed_of(control.data.system_id),
+            reserve=reserve,
+            batch_bytes=batch_bytes,
+            batch_requests=batch_requests,
+            vouch=sync_method != "none",
+            compress=compress,
+        )
 
+    with ExitStack() as undo:
+        undo.callback(control.close)
+        start = _Start(fs, control, target, sync_method, boot_id, progress)
+        undo.callback(start.files.close)
         if start.data.state == MAKING:
-            return start.make(make_buffer, dict(page_counts or {}), next_file_id)
-        return start.recover(make_buffer)
-    except BaseException:
-        start.files.close()
-        control.close()
-        raise
+            log = start.make(make_buffer, dict(page_counts or {}), next_file_id)
+        else:
+            log = start.recover(make_buffer)
+        undo.pop_all()
+    return log
 
 
 class _Start:
@@ -165,9 +179,11 @@ class _Start:
         control: ControlFile,
         target: RedoTarget,
         sync_method: SyncMethod,
+        boot_id: bytes,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.control = control
+        self.boot_id = boot_id
         self.target = target
         self.data = data = control.read()
         self.files = LogFiles(
@@ -194,7 +210,9 @@ class _Start:
         plan = Plan()
         plan.page_counts.update(page_counts)
         plan.next_file_id = next_file_id
-        return self._finish(make_buffer(first_lsn(files.segment_size), 0, self.data.epoch), plan, 0, 0, 0)
+        buffer = make_buffer(first_lsn(files.segment_size), 0, self.data.epoch)
+        redo_lsn = self._begin(buffer, plan, 0)
+        return self._finish(buffer, plan, redo_lsn, 0, 0, 0)
 
     # ------------------------------------------------------------------------------------------ recovery
 
@@ -210,14 +228,16 @@ class _Start:
         check_tail(self.files, scan, leftover, max(data.durable_hint, record.end))
         epoch = data.epoch + 1
         self.files.remove_leftovers()
-        self.control.write(state=RECOVERING, epoch=epoch)
+        self.control.write(state=RECOVERING, epoch=epoch, boot_id=self.boot_id)
         plan = redo.plan()
         if not stopped:
             self._secure_tail(scan, leftover.end)
-            self._carry_out(plan)
         buffer = make_buffer(scan.end, scan.prev_lsn, epoch)
+        redo_lsn = self._begin(buffer, plan, data.epoch)
+        if not stopped:
+            self._carry_out(plan)
         pages = plan.page_total
-        return self._finish(buffer, plan, pages, scan.end - data.redo_lsn, leftover.end - scan.end)
+        return self._finish(buffer, plan, redo_lsn, pages, scan.end - data.redo_lsn, leftover.end - scan.end)
 
     def _page_counts(self, checkpoint: Checkpoint) -> dict[int, int]:
         counts: dict[int, int] = {}
@@ -258,6 +278,8 @@ class _Start:
             files.rewrite(end, bytes(torn))
         self._clear_following(last, leftover_end)
         first = max(scan.vouched, self.data.redo_lsn)
+        if self.data.boot_id != self.boot_id and NO_BOOT_ID not in (self.data.boot_id, self.boot_id):
+            first = end
         for number in range(first // size, (end - 1) // size + 1):
             segment = reader.segment(number)
             start, stop = max(first - number * size, SEGMENT_HEADER_SIZE), min(end - number * size, size)
@@ -326,13 +348,38 @@ class _Start:
             self.target.write_pages(run_file, run_end - len(run), run, lsns)
         self.progress(Progress("writing pages", total, total))
 
-    # ------------------------------------------------------------------------------------------ the end
+    # ------------------------------------------------------------------------------------------ the new epoch
 
-    def _finish(self, buffer: LogBuffer, plan: Plan, pages: int, wal_bytes: int, torn_bytes: int) -> StartedLog:
-        """Log EPOCH and CHECKPOINT behind all, and let the control file point at them."""
-        files = self.files
+    def _begin(self, buffer: LogBuffer, plan: Plan, previous_epoch: int) -> int:
+        """Log EPOCH behind all, and the sidecar blocks that the redo changes, durably; where recovery begins after it.
+
+        A block that is not valid has an image in the log already, from which it is restored.  An image of one that is
+        valid may be older than the block (`pfs.wal.sidecar`), so it is logged as it is now.
+        """
         redo_lsn = buffer.next_lsn
-        buffer.insert_reserved(Epoch(self.data.epoch if buffer.epoch > self.data.epoch else 0))
+        buffer.insert_reserved(Epoch(previous_epoch))
+        if self.data.state not in (MAKING, STOPPED):
+            for file_id, block in _changed_blocks(plan):
+                image = self.target.read_sidecar_block(file_id, block)
+                if image is not None:
+                    buffer.insert_reserved(SidecarImage(file_id, block, image))
+        self._flush(buffer)
+        return redo_lsn
+
+    def _flush(self, buffer: LogBuffer) -> None:
+        files = self.files
+        while (batch := buffer.next_batch()) is not None:
+            for part in batch.parts:
+                files.prepare(part.segment, buffer.epoch)
+            files.write(batch)
+            files.sync()
+            buffer.batch_flushed(batch)
+
+    def _finish(
+        self, buffer: LogBuffer, plan: Plan, redo_lsn: int, pages: int, wal_bytes: int, torn_bytes: int
+    ) -> StartedLog:
+        """Log CHECKPOINT, and let the control file point at it."""
+        files = self.files
         place = insert_checkpoint(
             buffer,
             redo_lsn=redo_lsn,
@@ -340,12 +387,7 @@ class _Start:
             next_file_id=plan.next_file_id,
             next_transaction=plan.next_transaction,
         )
-        while (batch := buffer.next_batch()) is not None:
-            for part in batch.parts:
-                files.prepare(part.segment, buffer.epoch)
-            files.write(batch)
-            files.sync()
-            buffer.batch_flushed(batch)
+        self._flush(buffer)
         buffer.limit = files.end_of_segments()
         record_checkpoint(self.control, place, redo_lsn, buffer.flushed)
         return StartedLog(
@@ -361,6 +403,13 @@ class _Start:
             wal_bytes=wal_bytes,
             torn_bytes=torn_bytes,
         )
+
+
+def _changed_blocks(plan: Plan) -> list[tuple[int, int]]:
+    """File id and number of the sidecar blocks that carrying out a plan may change."""
+    changed = {(file_id, locate(pgid)[0]) for file_id, pages in plan.pages.items() for pgid in pages}
+    changed |= {(file_id, locate(count)[0]) for file_id, count in plan.page_counts.items()}
+    return sorted(changed)
 
 
 def _nobody(_: Progress) -> None:

@@ -109,7 +109,9 @@ def test_a_users_actor_is_run_while_another_thread_drives_without_end(scheduler:
             if not done.is_set():
                 self.actor_ref.tell("again")
 
-    storm, inline = scheduler.start(Storm), scheduler.start(InlineActor)
+    storm: Any = scheduler.start(Storm)
+    inline: Any = scheduler.start(InlineActor)
+    users.ask(int, timeout=5)
     reply = Waiter()
 
     def begin() -> None:
@@ -120,7 +122,7 @@ def test_a_users_actor_is_run_while_another_thread_drives_without_end(scheduler:
         done.set()
         reply.finish()
 
-    inline.tell(begin)
+    inline.post(begin)  # wakes nobody: this thread is the one that drives
     scheduler.wait(reply, 10, lambda: "the user's actor did not answer")
     assert done.is_set()
 
@@ -133,7 +135,7 @@ def test_a_timer_set_on_a_borrowed_thread_fires_though_nobody_drives_later(sched
         wait_for(fired, what="the timer")
 
 
-def test_many_threads_call_at_once_and_each_gets_its_own_answer(scheduler: Scheduler) -> None:
+def test_many_threads_call_at_once_and_each_gets_its_own_answer(untraced_threads: None, scheduler: Scheduler) -> None:
     refs = [scheduler.start(InlineActor) for _ in range(4)]
 
     def call(number: int) -> list[int]:
@@ -145,7 +147,7 @@ def test_many_threads_call_at_once_and_each_gets_its_own_answer(scheduler: Sched
     assert answers == [[number * 1000 + step for step in range(300)] for number in range(16)]
 
 
-def test_inline_actors_are_never_run_by_two_threads_at_once(scheduler: Scheduler) -> None:
+def test_inline_actors_are_never_run_by_two_threads_at_once(untraced_threads: None, scheduler: Scheduler) -> None:
     inside: list[int] = []
     overlaps: list[int] = []
 
@@ -273,6 +275,7 @@ def test_work_that_a_driver_leaves_is_done_by_the_schedulers_thread(scheduler: S
 
 
 def test_a_caller_is_served_while_the_schedulers_thread_is_held_up_and_the_driver_has_gone(
+    untraced_threads: None,
     scheduler: Scheduler,
 ) -> None:
     """Callers that sleep because another thread drove look again by themselves."""
@@ -320,7 +323,7 @@ def test_two_schedulers_drive_on_one_thread_without_touching_each_other(schedule
         other.stop()
 
 
-def test_a_thread_may_wait_while_many_others_drive_and_leave(scheduler: Scheduler) -> None:
+def test_a_thread_may_wait_while_many_others_drive_and_leave(untraced_threads: None, scheduler: Scheduler) -> None:
     """Drives that begin and end all the time never leave the scheduler's thread asleep on a user's message."""
     users, inline = scheduler.start(UsersActor), scheduler.start(InlineActor)
     stop = threading.Event()

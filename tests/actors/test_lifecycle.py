@@ -9,6 +9,7 @@ from typing import Any
 
 import pykka
 import pytest
+from pykka._envelope import Envelope
 
 import pfs.errors
 from pfs.actors import (
@@ -17,6 +18,7 @@ from pfs.actors import (
     BlockingActor,
     DelayedReply,
     Down,
+    ReplyFuture,
     Scheduler,
     Waiter,
     runtime,
@@ -448,19 +450,46 @@ def test_an_idle_actor_can_be_killed(scheduler: Scheduler, actor_class: type) ->
 @ours
 def test_an_actor_that_kills_itself_does_not_answer(scheduler: Scheduler, actor_class: type) -> None:
     ref: Any = scheduler.start(actor_class)
-    later: list[Any] = []
+    asked = [ReplyFuture(scheduler, ref) for _ in range(2)]
 
     def die(self: Any) -> None:
-        later.append(ref.ask(lambda self: "after death", block=False))
+        ref.actor_inbox.put(Envelope(lambda self: "asked before", reply_to=asked[0]))
         self.actor_ref.kill()
+        ref.actor_inbox.put(Envelope(lambda self: "asked by somebody who had just looked", reply_to=asked[1]))
 
     ref.tell(die)
     assert ref.actor_stopped.wait(5)
-    with pytest.raises(pykka.ActorDeadError):
-        later[0].get(timeout=5)
+    for future in asked:
+        with pytest.raises(pykka.ActorDeadError):
+            future.get(timeout=5)
 
 
-def test_of_many_that_end_an_actor_at_once_one_does(scheduler: Scheduler) -> None:
+@ours
+def test_an_actor_that_was_killed_does_not_end_a_second_time(scheduler: Scheduler, actor_class: type) -> None:
+    ends: list[str] = []
+
+    class Mortal(actor_class):  # type: ignore[misc]
+        def on_failure(self, *_: Any) -> None:
+            ends.append("failed")
+
+        def on_stop(self) -> None:
+            ends.append("stopped")
+
+    def die(self: Any) -> None:
+        self.actor_ref.kill()
+        self._stop()
+        raise ValueError("too late")
+
+    ref: Any = scheduler.start(Mortal)
+    inbox = watch(scheduler, ref)
+    ref.tell(die)
+    assert isinstance(take(inbox.messages).reason, ActorKilled)
+    scheduler.stop()
+    assert isinstance(ref.exit_reason, ActorKilled)
+    assert ends == []
+
+
+def test_of_many_that_end_an_actor_at_once_one_does(untraced_threads: None, scheduler: Scheduler) -> None:
     for _ in range(50):
         ref: Any = scheduler.start(ThreadActor)
         inbox = watch(scheduler, ref)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pykka
@@ -47,21 +45,12 @@ class BlockingCounter(Counting, BlockingActor):
     pass
 
 
-@pytest.fixture
-def tiny_switch_interval() -> Iterator[None]:
-    """Threads change as often as the interpreter lets them."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 @pytest.mark.parametrize(
     ("actor_class", "rounds", "each"),
-    [(Counter, 40, 3000), (Counter, 1500, 40), (InlineCounter, 40, 3000), (BlockingCounter, 20, 3000)],
+    [(Counter, 40, 3000), (Counter, 150, 100), (InlineCounter, 40, 3000), (BlockingCounter, 20, 3000)],
 )
 def test_no_wake_up_is_lost_between_many_producers_and_the_scheduler(
-    scheduler: Scheduler, tiny_switch_interval: None, actor_class: type, rounds: int, each: int
+    tiny_switch_interval: None, scheduler: Scheduler, actor_class: type, rounds: int, each: int
 ) -> None:
     """Each round ends with everything asleep, so that a lost wake-up would stay lost: the last message must come."""
     producers = 8
@@ -85,7 +74,7 @@ def test_no_wake_up_is_lost_between_many_producers_and_the_scheduler(
 
 
 def test_no_wake_up_is_lost_when_single_messages_meet_a_scheduler_that_falls_asleep(
-    scheduler: Scheduler, tiny_switch_interval: None
+    tiny_switch_interval: None, scheduler: Scheduler
 ) -> None:
     done = Waiter()
     users, inline = scheduler.start(Counter, -1, done), scheduler.start(InlineCounter, -1, done)
@@ -114,7 +103,33 @@ def test_no_wake_up_is_lost_when_single_messages_meet_a_scheduler_that_falls_asl
     run_together([lambda: ring(0), lambda: ring(1), lambda: ask(0), lambda: ask(1)])
 
 
-def test_no_wake_up_is_lost_between_many_askers(scheduler: Scheduler, tiny_switch_interval: None) -> None:
+@pytest.mark.parametrize("inline", [False, True])
+def test_no_wake_up_is_lost_by_one_sender_that_nobody_helps(
+    tiny_switch_interval: None, scheduler: Scheduler, inline: bool
+) -> None:
+    """The next message comes just when the turn of the one before ends and the scheduler's thread goes to sleep.
+
+    The sender does not sleep, so that it and the scheduler's thread take the interpreter's lock from each other.
+    """
+    heard = 0
+
+    class Bell(Actor):
+        def on_receive(self, message: int) -> None:
+            nonlocal heard
+            heard = message
+
+    bell = scheduler.start(type("Bell", (Bell,), {"inline": inline}))
+    for number in range(1, 8_001):
+        bell.tell(number)
+        for _ in range(number % 50):
+            pass
+        looks = 0
+        while heard != number:
+            looks += 1
+            assert looks < 20_000_000, f"message {number} was not handled"
+
+
+def test_no_wake_up_is_lost_between_many_askers(tiny_switch_interval: None, scheduler: Scheduler) -> None:
     refs = [scheduler.start(Counter, -1, Waiter()), scheduler.start(InlineCounter, -1, Waiter())]
     refs.append(scheduler.start(BlockingCounter, -1, Waiter()))
 
@@ -218,9 +233,15 @@ def test_what_a_sender_puts_after_the_actors_end_is_drained(scheduler: Scheduler
 
 
 class Mortal(Actor):
+    ended = False
+    handled_after_the_end = 0
+
     def on_receive(self, message: Any) -> Any:
-        assert self._actor_ref.is_alive(), "a dead actor handles nothing"
+        type(self).handled_after_the_end += self.ended
         return message
+
+    def on_stop(self) -> None:
+        self.ended = True
 
 
 class InlineMortal(Mortal):
@@ -235,7 +256,7 @@ class BlockingMortal(BlockingActor):
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 @pytest.mark.parametrize("actor_class", [Mortal, InlineMortal, BlockingMortal])
 def test_asks_that_race_with_an_actors_end_are_answered_or_get_actor_dead_error(
-    scheduler: Scheduler, tiny_switch_interval: None, actor_class: type, ending: str
+    tiny_switch_interval: None, scheduler: Scheduler, actor_class: type, ending: str
 ) -> None:
     for _ in range(12):
         ref: Any = scheduler.start(actor_class)
@@ -259,6 +280,7 @@ def test_asks_that_race_with_an_actors_end_are_answered_or_get_actor_dead_error(
 
         assert set(run_together([ask, ask, ask, ask, finish])) <= {"dead", "ended", "tired"}
         assert not ref.is_alive()
+    assert getattr(actor_class, "handled_after_the_end", 0) == 0
 
 
 @pytest.mark.parametrize("actor_class", [Counter, BlockingCounter])

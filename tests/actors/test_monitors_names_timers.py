@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import queue
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -141,24 +140,19 @@ def test_who_watches_during_on_failure_hears_the_true_reason(
 
 
 def test_down_is_told_exactly_once_when_the_target_dies_on_another_thread_at_that_moment(
-    scheduler: Scheduler, heard: queue.SimpleQueue[Any]
+    tiny_switch_interval: None, scheduler: Scheduler, heard: queue.SimpleQueue[Any]
 ) -> None:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        watcher: Any = scheduler.start(UsersWatcher, heard)
-        for _ in range(150):
-            ref: Any = scheduler.start(ThreadActor)
-            other: Any = scheduler.start(InlineWatcher, heard)
-            watches = [lambda ref=ref, who=who: scheduler.watch(ref, who) for who in (watcher, other)]
-            run_together([watches[0], ref.kill, watches[1]])
-            assert [take(heard).ref, take(heard).ref] == [ref, ref]
-            watcher.ask(lambda self: None, timeout=5)
-            other.ask(lambda self: None, timeout=5)
-            assert heard.empty()
-            other.stop(timeout=5)
-    finally:
-        sys.setswitchinterval(before)
+    watcher: Any = scheduler.start(UsersWatcher, heard)
+    for _ in range(150):
+        ref: Any = scheduler.start(ThreadActor)
+        other: Any = scheduler.start(InlineWatcher, heard)
+        watches = [lambda ref=ref, who=who: scheduler.watch(ref, who) for who in (watcher, other)]
+        run_together([watches[0], ref.kill, watches[1]])
+        assert [take(heard).ref, take(heard).ref] == [ref, ref]
+        watcher.ask(lambda self: None, timeout=5)
+        other.ask(lambda self: None, timeout=5)
+        assert heard.empty()
+        other.stop(timeout=5)
 
 
 def test_a_watcher_that_is_gone_or_broken_does_not_keep_the_others_from_hearing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -148,12 +149,27 @@ def test_an_exception_in_on_failure_is_logged(start: Start, caplog: pytest.LogCa
         def on_failure(self, *_: Any) -> None:
             raise KeyError("on_failure too")
 
-    ref = start(Clumsy)
-    ref.tell(ValueError("bad"))
+    logged = threading.Event()
+
+    class Notice(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and isinstance(record.exc_info[1], KeyError):
+                logged.set()
+
+    notice = Notice()
+    loggers = [logging.getLogger("pykka"), logging.getLogger("pfs.actors")]
+    for logger in loggers:
+        logger.addHandler(notice)
+    try:
+        ref = start(Clumsy)
+        ref.tell(ValueError("bad"))
+        wait_for(logged, what="the log line of on_failure")
+    finally:
+        for logger in loggers:
+            logger.removeHandler(notice)
     assert ref.actor_stopped.wait(5)
     with pytest.raises(ActorDeadError):
         ref.ask("x", timeout=5)
-    assert "on_failure too" in caplog.text
 
 
 def test_stop_handles_what_was_sent_before_and_calls_on_stop(start: Start, events: queue.SimpleQueue[Any]) -> None:
@@ -301,6 +317,14 @@ def test_a_proxy_call_that_raises_when_told_ends_the_actor(start: Start) -> None
 def test_a_proxy_says_what_is_not_there(start: Start) -> None:
     with pytest.raises(AttributeError, match="riches"):
         _ = start(Account).proxy().riches
+
+
+def test_an_actor_sees_its_own_inbox_and_whether_it_is_stopped(start: Start) -> None:
+    class Introvert(Echo):
+        def on_receive(self, message: Any) -> Any:
+            return self.actor_inbox.empty(), self.actor_stopped.is_set()  # type: ignore[attr-defined]
+
+    assert start(Introvert).ask("x", timeout=5) == (True, False)
 
 
 def test_an_actor_knows_its_own_address(start: Start) -> None:

@@ -358,3 +358,11 @@ def test_syncing_one_directory_keeps_the_names_of_the_other_pending():
         fs.close(descriptor)
     fs.sync_directory("a")
     assert fs.durable_files == {"a/f": b""}
+
+
+def test_a_write_to_a_file_opened_with_o_dsync_is_durable_at_once():
+    fs = SimulatedFileSystem()
+    descriptor = fs.open("f", RDWR | os.O_DSYNC)
+    fs.sync_directory("")
+    fs.pwritev(descriptor, [b"x"], 0)
+    assert fs.durable_files == {"f": b"x"}

@@ -93,10 +93,8 @@ def test_a_hundred_threads_read_a_thousand_times_each(tmp_path):
         files = [pool.open(f"f{number}") for number in range(40)]
 
         def reader(seed):
-            rng = random.Random(seed)
             buffer = bytearray(64)
-            for _ in range(1000):
-                number = rng.randrange(40)
+            for number in random.Random(seed).choices(range(40), k=1000):
                 files[number].read_exact_at(buffer, 0)
                 assert buffer == content[number], f"file {number} gave another's bytes"
 
@@ -900,6 +898,24 @@ def test_sync_pending_waits_for_a_close_that_is_under_way():
         join(closer)
         join(syncer)
         assert done == [(0, {"f": b"x"})]
+
+
+def test_a_name_made_while_its_directory_is_synced_is_synced_again():
+    fs = SimulatedFileSystem()
+    with make_pool(fs) as pool:
+        first = pool.open("first", NEW)
+
+        def make_another(operation):
+            if operation.name == "sync_directory":
+                fs.on_operation = None
+                pool.create("second").close()
+
+        fs.on_operation = make_another
+        first.sync_all()
+        syncs = [entry.operation.name for entry in fs.journal].count("sync_directory")
+        pool.sync_pending()
+        assert [entry.operation.name for entry in fs.journal].count("sync_directory") == syncs + 1
+        first.close()
 
 
 def test_a_directory_that_is_gone_needs_no_sync():

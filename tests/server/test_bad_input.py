@@ -63,7 +63,7 @@ def check_nothing_changed(world: World) -> None:
     world.serves_a_good_client()
 
 
-WRONG_PGIDS = [-1, 1 << 63, 1 << 32, True, False, 1.0, "1", None, b"1", [], object()]
+WRONG_PGIDS = [-1, 1 << 63, 1 << 32, True, False, 1.0, "1", None, b"1", [], Ellipsis]
 
 
 @pytest.mark.parametrize("pgid", WRONG_PGIDS, ids=repr)

@@ -321,6 +321,28 @@ def _image(number: int, version: int) -> bytes:
     return (b"%d:%d" % (number, version)).ljust(512)
 
 
+def test_a_cut_gets_its_own_image_though_its_page_is_being_overwritten_for_the_second_time() -> None:
+    state = PageFileState("file", 1, 512, 1, PageTable(100_000), 100_000)
+    cut = Cut(0, 1)
+    state.open_cut(cut)
+    first, second = _image(0, 0), _image(0, 1)
+    state.shield(0, [first])
+    state.publish(0, [second])
+    state.shield(0, [second])
+    assert state.resolve(0, 0, 1) == [first]
+    assert state.resolve(1, 0, 1) == [second]
+
+
+def test_a_read_from_disk_that_a_write_overtakes_gets_the_old_page_and_leaves_nothing_behind() -> None:
+    table: PageTable[Any] = PageTable(0)
+    state = PageFileState("file", 1, 512, 1, table, 100_000)
+    [fetch] = table.begin_fetch("reader", 1, 0, state.resolve(0, 0, 1))
+    [outcome] = state.shield(0, [_image(0, 0)])
+    assert (outcome.waiter, outcome.pages, outcome.error) == ("reader", [_image(0, 0)], None)
+    assert table.complete(fetch, [_image(0, 1)]) == []
+    assert table.stats()["fetched"] == 0
+
+
 def test_a_cut_that_needs_no_old_page_is_not_failed_for_those_that_do() -> None:
     state = PageFileState("file", 1, 512, 10, PageTable(100_000), DirtyPages(), 512)
     idle, old, young = Cut(8, 10), Cut(0, 4), Cut(2, 4)

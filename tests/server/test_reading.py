@@ -308,6 +308,34 @@ def test_a_read_under_way_from_disk_gets_the_old_page_when_a_write_overtakes_it(
     assert tags(reader.whole(ref)) in (list("0123"), ["new"] * 4)
 
 
+def test_a_read_that_waited_for_its_first_pages_is_a_cut_of_when_it_asked_for_them(make_world: Make) -> None:
+    world = make_world(8)
+    reader, writer = Client(world), Client(world)
+    reader.read(3, 5)
+    world.settle()
+    world.hold("read")
+    ref = reader.read(0, 8)
+    world.settle()
+    written = writer.write(3, [page("new")] * 5)
+    world.settle()
+    writer.written(written)
+    world.let_go()
+    assert tags(reader.whole(ref)) == list("01234567")
+
+
+def test_reads_that_find_their_pages_missing_use_up_the_turn_of_the_server(make_world: Make) -> None:
+    world = make_world(40)
+    turns: list[object] = []
+    world.scheduler.add_tracer(lambda ref, message: turns.append(ref) if type(message).__name__ == "Turn" else None)
+    clients = [Client(world) for _ in range(40)]
+    world.hold("read")
+    for number, client in enumerate(clients):
+        client.read(number)
+    world.settle()
+    assert len(turns) >= 40 / SMALL.chunk, "other messages wait for a bounded time"
+    world.let_go()
+
+
 def test_a_read_that_is_queued_when_the_file_is_cut_fails_whole(make_world: Make) -> None:
     world = make_world(20)
     reader = Client(world)
@@ -316,7 +344,8 @@ def test_a_read_that_is_queued_when_the_file_is_cut_fails_whole(make_world: Make
     cut = cutter.ask_for(Truncate, 5)
     world.settle()
     assert cutter.end(cut) is not None
-    assert isinstance(reader.end(ref), (DataReadEnd, RequestFailed))
+    assert isinstance(reader.error(ref), OutOfRange)
+    assert "it has 5 pages" in str(reader.error(ref))
     again = reader.read(10, 10)
     world.settle()
     assert isinstance(reader.error(again), OutOfRange)

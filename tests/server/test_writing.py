@@ -26,6 +26,7 @@ from pfs.protocol import (
     DataWriteEnd,
     Done,
     Empty,
+    RequestFailed,
     Stop,
     StreamReady,
     Sync,
@@ -480,19 +481,21 @@ def test_a_truncation_waits_for_what_is_being_applied_and_holds_up_what_is_not(m
 
 
 def test_many_writes_that_a_truncation_has_made_wrong_all_fail_each_alone(make_world: Make) -> None:
-    n = 2000
     world = make_world(8, seed=3)
     client = Client(world)
-    world.hold("truncate")
-    cut = client.ask_for(Truncate, 4)
-    again = client.ask_for(Truncate, 2)
-    refs = [client.write(4, [page("x")]) for _ in range(n)]
+    world.hold("sync")
+    early = client.write(0, [page("early")])
     world.settle()
+    cut, again = client.ask_for(Truncate, 4), client.ask_for(Truncate, 2)
+    refs = [client.write(4, [page("x")]) for _ in range(1500)]
+    world.settle()
+    assert all(client.end(ref) is None for ref in (cut, again, refs[0], refs[-1]))
     world.let_go()
+    client.written(early)
     assert client.end(cut) == Done(cut)
     assert client.end(again) == Done(again)
-    for ref in refs:
-        assert isinstance(client.error(ref), OutOfRange)
+    ends = {message.ref: message for message in client.messages if type(message) is RequestFailed}
+    assert all(isinstance(ends[ref].error, OutOfRange) for ref in refs)
     world.serves_a_good_client()
 
 

@@ -63,7 +63,6 @@ EVENTS = (
     ),
     *(
         "ProtocolError",
-        "WrongPageLength",
         "RequestTooLarge",
         "SessionEnded",
         "ServerInactive",

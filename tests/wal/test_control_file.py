@@ -34,6 +34,7 @@ DATA = ControlData(
     checkpoint_lsn=0x1000100,
     redo_lsn=0x1000040,
     durable_hint=0x1000160,
+    boot_id=b"boot" * 4,
     sequence=8,
 )
 
@@ -56,10 +57,10 @@ def read_again(fs: SimulatedFileSystem) -> ControlData:
 def test_the_bytes_of_a_slot_are_where_the_formats_document_puts_them() -> None:
     slot = encode_slot(DATA)
     assert len(slot) == 512
-    assert struct.unpack("<8s2I2Q4I3Q", slot[:72]) == (
-        b"PFSCNTRL", 1, 2, 8, 0x1122334455667788, 1, 3, 1, 16 << 20, 0x1000100, 0x1000040, 0x1000160,
+    assert struct.unpack("<8s2I2Q4I3Q16s", slot[:88]) == (
+        b"PFSCNTRL", 1, 2, 8, 0x1122334455667788, 1, 3, 1, 16 << 20, 0x1000100, 0x1000040, 0x1000160, b"boot" * 4,
     )  # fmt: skip
-    assert slot[72:508] == bytes(436)
+    assert slot[88:508] == bytes(420)
     assert int.from_bytes(slot[508:], "little") == independent.crc32c(slot[:508])
     assert decode_slot(slot) == DATA
 

@@ -99,7 +99,9 @@ def run_workload(campaign: Campaign, rng: Random, steps: int) -> None:
         elif deed == "c" and open_transactions:
             transaction, owner, pages = open_transactions.pop(rng.randrange(len(open_transactions)))
             if owner in database.names and rng.random() < 0.8:
-                database.commit(transaction, owner, None, pages)
+                room = len(database.pages[owner]) - len(pages)
+                over = rng.randint(0, room) if room >= 0 and rng.random() < 0.6 else None
+                database.commit(transaction, owner, over, pages)
             else:
                 database.buffer.settle(transaction)
         elif deed == "t":

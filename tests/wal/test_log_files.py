@@ -209,6 +209,17 @@ def test_a_damaged_header_is_told_from_a_foreign_one() -> None:
     assert files.read(2) is None
 
 
+def test_a_segment_that_was_cut_is_read_as_far_as_it_goes() -> None:
+    fs = SimulatedFileSystem()
+    files = made(fs, 1)
+    descriptor = fs.open("pfs_wal/000000010000000000000001", os.O_RDWR)
+    fs.ftruncate(descriptor, 1000)
+    fs.close(descriptor)
+    segment = files.read(1)
+    assert segment is not None
+    assert len(segment.content) == 1000
+
+
 def test_other_names_are_no_segments_and_no_directory_has_none() -> None:
     fs = SimulatedFileSystem()
     assert LogFiles(fs, system_id=5, segment_size=SIZE).segments() == []

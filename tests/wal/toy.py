@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import count
+from weakref import WeakKeyDictionary
 
 from pfs.errors import CorruptionFound
 from pfs.files.filesystem import FileSystem
@@ -21,6 +23,17 @@ from pfs.wal.redo import CatalogChange
 
 CATALOG = "toy.catalog"
 State = dict[str, tuple[bytes, ...]]
+
+
+_boots: WeakKeyDictionary[FileSystem, bytes] = WeakKeyDictionary()
+_boot_numbers = count(1)
+
+
+def boot_id_of(fs: FileSystem) -> bytes:
+    """One for each simulated machine: what finds a crash image has started anew."""
+    if fs not in _boots:
+        _boots[fs] = next(_boot_numbers).to_bytes(16, "little")
+    return _boots[fs]
 
 
 class ToyStore:
@@ -98,6 +111,14 @@ class ToyStore:
         names = [name for name, _ in self.catalog.values()]
         assert len(names) == len(set(names)), f"a name twice: {self.catalog}"
         self.save_catalog()
+
+    def read_sidecar_block(self, file_id: int, block: int) -> bytes | None:
+        if not self.fs.exists(f"f{file_id}.sum"):
+            return sidecar.EMPTY_BLOCK
+        content = (
+            self.read(f"f{file_id}.sum")[block * sidecar.BLOCK_SIZE :][: sidecar.BLOCK_SIZE] or sidecar.EMPTY_BLOCK
+        )
+        return content if sidecar.block_is_valid(content, file_id, block) else None
 
     def restore_sidecar_block(self, file_id: int, block: int, image: bytes) -> None:
         self.calls.append("restore_sidecar_block")
@@ -187,7 +208,12 @@ class ToyDatabase:
         self.page_size = page_size
         self.store = ToyStore(fs)
         self.log: StartedLog = start_log(
-            fs, self.store, new_system_id=lambda: 0x1122334455667788, segment_size=segment_size, batch_bytes=batch_bytes
+            fs,
+            self.store,
+            new_system_id=lambda: 0x1122334455667788,
+            segment_size=segment_size,
+            batch_bytes=batch_bytes,
+            boot_id=boot_id_of(fs),
         )
         self.buffer = self.log.buffer
         self.buffer.limit = None
@@ -311,10 +337,10 @@ class ToyDatabase:
             self.store.change_catalog(self.catalog_changes)
             self.catalog_changes = []
         self.clean(sorted(self.dirty))
-        for file_id, count in self.page_counts.items():
-            self._log_blocks(file_id, [count])
+        for file_id, page_count in self.page_counts.items():
+            self._log_blocks(file_id, [page_count])
             self.flush()
-            self.store.set_page_count(file_id, count)
+            self.store.set_page_count(file_id, page_count)
         self.logged_blocks.clear()
         self.store.sync()
         if shutdown:
