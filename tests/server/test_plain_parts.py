@@ -322,22 +322,23 @@ def _image(number: int, version: int) -> bytes:
 
 
 def test_a_cut_gets_its_own_image_though_its_page_is_being_overwritten_for_the_second_time() -> None:
-    state = PageFileState("file", 1, 512, 1, PageTable(100_000), 100_000)
-    cut = Cut(0, 1)
-    state.open_cut(cut)
-    first, second = _image(0, 0), _image(0, 1)
-    state.shield(0, [first])
-    state.publish(0, [second])
-    state.shield(0, [second])
-    assert state.resolve(0, 0, 1) == [first]
-    assert state.resolve(1, 0, 1) == [second]
+    state = PageFileState("file", 1, 512, 1, PageTable(0), DirtyPages(), 100_000)
+    old, young = Cut(0, 1), Cut(0, 1)
+    state.open_cut(old)
+    first, second, third = (_image(0, version) for version in range(3))
+    state.publish(0, [second], 1, 1, {0: first})
+    state.open_cut(young)
+    assert state.missing_images(0, 1) == []
+    state.publish(0, [third], 2, 2, {})
+    assert [state.resolve(snapshot, 0, 1) for snapshot in range(3)] == [[first], [second], [third]]
 
 
 def test_a_read_from_disk_that_a_write_overtakes_gets_the_old_page_and_leaves_nothing_behind() -> None:
     table: PageTable[Any] = PageTable(0)
-    state = PageFileState("file", 1, 512, 1, table, 100_000)
+    state = PageFileState("file", 1, 512, 1, table, DirtyPages(), 100_000)
+    state.open_cut(Cut(0, 1))
     [fetch] = table.begin_fetch("reader", 1, 0, state.resolve(0, 0, 1))
-    [outcome] = state.shield(0, [_image(0, 0)])
+    [outcome], _ = state.publish(0, [_image(0, 1)], 1, 1, {0: _image(0, 0)})
     assert (outcome.waiter, outcome.pages, outcome.error) == ("reader", [_image(0, 0)], None)
     assert table.complete(fetch, [_image(0, 1)]) == []
     assert table.stats()["fetched"] == 0
