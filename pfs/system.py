@@ -41,6 +41,7 @@ from pfs.errors import InvalidRequest, PageSizeMismatch, PfsError, SystemFailed,
 from pfs.page_file import PageFile
 from pfs.protocol import Cancel, Stop, new_ref
 from pfs.storage import Storage
+from pfs.wal.lsn import check_page_fits
 from pfs.wal.recovery import Progress
 from pfs.wal.shared_log import WalOptions
 
@@ -158,6 +159,8 @@ class System:
                     raise PageSizeMismatch(f"{name!r} has pages of {known.page_size} bytes, not {page_size}")
                 return PageFile(self, known.server, known._state, read_only)
             storage = self._storage
+            if page_size is not None:
+                check_page_fits(page_size, storage.log.segment_bytes)
             opened = self._store.open(name, create=create and not read_only, page_size=page_size, repair=repair)
             state = PageFileState(
                 name,

@@ -148,7 +148,10 @@ class DirtyPages:
                 yield key, entry, page
 
     def discard(self, file_id: int, from_pgid: int) -> None:
-        """Forget a file's pages from a page on: it was truncated or dropped."""
+        """Forget a file's pages from a page on: it was truncated or dropped.
+
+        Nothing of the file may be published before `writes_under_way` is 0, when the file itself can be cut.
+        """
         for key in [key for key in self._entries if key[0] == file_id and key[1] >= from_pgid]:
             self.bytes -= len(self._entries.pop(key).page)
 

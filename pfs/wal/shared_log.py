@@ -6,9 +6,10 @@ from itertools import count
 
 import msgspec
 
-from pfs.errors import NoSpace
+from pfs.errors import InvalidRequest, NoSpace
 from pfs.wal.log_buffer import LogBuffer
-from pfs.wal.log_files import SyncMethod
+from pfs.wal.log_files import SYNC_METHODS, SyncMethod
+from pfs.wal.lsn import check_segment_size
 
 LEAST_SEGMENTS = 4
 """So many segments the log may take up whatever `most_bytes` says: with fewer it is full before it is checkpointed."""
@@ -34,6 +35,17 @@ class WalOptions(msgspec.Struct, frozen=True):
     batch_requests: int = 256
     sync_method: SyncMethod = "fdatasync"
     compress: bool = False
+
+    def __post_init__(self) -> None:
+        check_segment_size(self.segment_bytes)
+        for name in ("most_bytes", "checkpoint_bytes", "batch_bytes", "batch_requests"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InvalidRequest(f"{name} must be an int of at least 1, not {value!r}")
+        if type(self.checkpoint_seconds) not in (int, float) or not self.checkpoint_seconds > 0:
+            raise InvalidRequest(f"checkpoint_seconds must be a number above 0, not {self.checkpoint_seconds!r}")
+        if self.sync_method not in SYNC_METHODS:
+            raise InvalidRequest(f"sync_method must be one of {', '.join(SYNC_METHODS)}, not {self.sync_method!r}")
 
 
 class SharedLog:

@@ -588,3 +588,12 @@ def test_a_system_that_could_not_lock_its_directory_leaves_nothing_behind(tmp_pa
 def test_options_of_a_system_that_can_never_be_right_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(options))):
         SystemOptions(**options)
+
+
+def test_pages_too_large_for_the_segments_of_the_log_are_refused_when_the_file_is_made(tmp_path: Path) -> None:
+    options = SystemOptions(wal=WalOptions(segment_bytes=16 << 10, batch_bytes=4096))
+    with System(tmp_path, options) as system:
+        with pytest.raises(InvalidRequest, match="does not fit into a WAL segment"):
+            system.open("large", page_size=32 << 10)
+        assert system.names() == []
+        assert system.open("small", page_size=512).append(bytes(512)) == 0
