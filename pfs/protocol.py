@@ -111,7 +111,7 @@ class DataReadEnd(msgspec.Struct, frozen=True, gc=False):
 class DataWriteEnd(msgspec.Struct, frozen=True, gc=False):
     """The write or append is applied, and durable as asked; an append's pages begin at `pgid`.
 
-    `lsn` is the file's version that the request made (the WAL's log sequence number, once there is a WAL).
+    `lsn` is the log sequence number of its COMMIT: writes took effect in the order of their LSNs.
     """
 
     ref: int
