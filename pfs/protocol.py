@@ -8,7 +8,7 @@ actor's ref, or the reply slot of a plain thread.
 A request's life, seen from the server:
 
 * a read: *queued* -> *served* chunk by chunk (*parked* while its stream has no credit) -> ended;
-* a write or append: *waiting* for room -> *collecting* pages (after `StreamReady`) -> *applying* -> ended.
+* a write or append: *waiting* for room -> *collecting* pages (after `StreamReady`) -> *logging* -> *committed* -> ended.
 
 Every request ends in exactly one of `DataReadEnd`, `DataWriteEnd`, `RequestFailed`.
 
@@ -121,7 +121,7 @@ class DataWriteEnd(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cancel(msgspec.Struct, frozen=True, gc=False):
-    """Give the request up.  It ends with `RequestFailed(Cancelled)`; a write that is applying already ends as it does.
+    """Give the request up.  It ends with `RequestFailed(Cancelled)`; a write that is being logged already ends as it does.
 
     An unknown ref (the request may just have ended) is no error.
     """
@@ -148,7 +148,7 @@ class Start(msgspec.Struct, frozen=True, gc=False):
 
 
 class Stop(msgspec.Struct, frozen=True, gc=False):
-    """Make the server inactive: open requests fail with `ServerInactive`, but applying writes end first.
+    """Make the server inactive: open requests fail with `ServerInactive`, but writes that are being logged end first.
 
     Replied with `Done` if a client is given.
     """
