@@ -8,7 +8,8 @@ actor's ref, or the reply slot of a plain thread.
 A request's life, seen from the server:
 
 * a read: *queued* -> *served* chunk by chunk (*parked* while its stream has no credit) -> ended;
-* a write or append: *waiting* for room -> *collecting* pages (after `StreamReady`) -> *logging* -> *committed* -> ended.
+* a write or append: *waiting* for room -> *collecting* pages (after `StreamReady`) -> *logging* -> *committed* ->
+  ended.
 
 Every request ends in exactly one of `DataReadEnd`, `DataWriteEnd`, `RequestFailed`.
 
@@ -121,7 +122,7 @@ class DataWriteEnd(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cancel(msgspec.Struct, frozen=True, gc=False):
-    """Give the request up.  It ends with `RequestFailed(Cancelled)`; a write that is being logged already ends as it does.
+    """Give the request up.  It ends with `RequestFailed(Cancelled)`; a write that is being logged ends as it does.
 
     An unknown ref (the request may just have ended) is no error.
     """
