@@ -9,13 +9,12 @@ The buffer pool's actor turns messages into calls of it.  A reader's chunk goes 
 3. `complete` takes what was read, page by page a `bytes` or an error, and returns an `Outcome` for each reader that
    is now served or has failed.
 
-A write goes `begin_write`, then the disk, then `publish` (or `abandon_write`).  From `begin_write` on, nothing
-trusts bytes read from that part of the disk, as a read beside a write may return half of each.  Hits still get
-the old page; misses wait for the write, and `publish` serves them.
+A write that goes to the disk first goes `begin_write`, then the disk, then `publish` (or `abandon_write`).  From
+`begin_write` on, nothing trusts bytes read from that part of the disk, as a read beside a write may return half of
+each.  Hits still get the old page; misses wait for the write, and `publish` serves them.
 
-A writer that holds the old pages until its write ends, and shows them to every reader first, need not let misses
-wait: instead of `begin_write` it publishes the old pages just before the first byte goes to disk.  One of the two
-there must be, or a read that is under way then installs what it finds half-written.
+pfs itself writes to the log first: it only publishes, and the disk is written later, while the page is dirty
+(`pfs.cache.dirty_pages`) and so is not read from there.
 
 Invariants:
 
