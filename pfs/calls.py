@@ -14,10 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import pykka
-
 from pfs.actors import Waiter
-from pfs.actors.monitors import Watched
+from pfs.actors.monitors import Watched, tell_if_alive
 from pfs.errors import PfsError
 from pfs.protocol import (
     DataPages,
@@ -101,7 +99,7 @@ class ReadCall(Call):
         if kind is DataPages:
             self.pages += message.pages
             if len(self.pages) < self._n:
-                _tell(message.stream, Empty(self.ref))
+                tell_if_alive(message.stream, Empty(self.ref))
         elif kind is RequestFailed:
             self.fail(message.error)
         elif kind is StreamEnd or kind is DataReadEnd:
@@ -152,7 +150,7 @@ class StreamCall(Call):
             return None
         block = self._blocks.popleft()
         if not self._ended:
-            _tell(block.stream, Empty(self.ref))
+            tell_if_alive(block.stream, Empty(self.ref))
         return block.pages
 
 
@@ -200,9 +198,9 @@ class WriteCall(Call):
             self._next = min(first + self._block, n)
             self._credit -= 1
             pgid = None if self._pgid is None else self._pgid + first
-            _tell(stream, DataPages(self.ref, stream, pgid, tuple(pages[first : self._next])))
+            tell_if_alive(stream, DataPages(self.ref, stream, pgid, tuple(pages[first : self._next])))
             if self._next == n:
-                _tell(stream, StreamEnd(self.ref, n))
+                tell_if_alive(stream, StreamEnd(self.ref, n))
 
 
 class SimpleCall(Call):
@@ -220,10 +218,3 @@ class SimpleCall(Call):
         else:
             self.answer = message
             self.finish()
-
-
-def _tell(stream: Any, message: Any) -> None:
-    try:
-        stream.tell(message)
-    except pykka.ActorDeadError:
-        pass  # the session has ended, and the server says so

@@ -32,6 +32,7 @@ import pykka
 
 from pfs.actors import Address, Runtime, Scheduler
 from pfs.actors.checkpointer import MakeCheckpoint
+from pfs.actors.monitors import tell_if_alive
 from pfs.actors.page_file_server import Fail, PageFileServer, ServedObserver
 from pfs.actors.reference import Ref
 from pfs.actors.requests import ServerOptions, check_number
@@ -298,10 +299,7 @@ class System:
             pass
 
     def _give_up(self, server: Ref[Any], client: ThreadClient, call: Call) -> None:
-        try:
-            server.tell(Cancel(call.ref, client))
-        except pykka.ActorDeadError:
-            pass
+        tell_if_alive(server, Cancel(call.ref, client))
 
     def wait(self, call: Call, timeout: float | None) -> None:
         """Wait until the call is finished; the thread drives the scheduler meanwhile."""
@@ -332,10 +330,7 @@ class System:
         logger.critical(message)
         self._storage.kill(self._failed)
         for file in list(self._files.values()):
-            try:
-                file.server.tell(Fail(self._failed))
-            except pykka.ActorDeadError:
-                pass
+            tell_if_alive(file.server, Fail(self._failed))
 
     def stop(self, timeout: float = 30.0) -> None:
         """Finish what is being written, sync, stop all actors and unlock the directory.  Safe to call twice."""

@@ -20,6 +20,7 @@ import pykka
 
 from pfs.actors import Actor, Address
 from pfs.actors.file_worker import BlocksRead, ReadBlocks
+from pfs.actors.monitors import tell_if_alive
 from pfs.cache.page_table import Fetch, Outcome, PageTable
 from pfs.errors import FatalError, PfsError
 from pfs.files.block_file import BlockFile
@@ -53,10 +54,7 @@ class PagesLoaded(msgspec.Struct, frozen=True, gc=False):
 def tell_outcomes(outcomes: Sequence[Outcome[Waiting]]) -> None:
     """Tell the waiters what became of their waits."""
     for outcome in outcomes:
-        try:
-            outcome.waiter.server.tell(PagesLoaded(outcome.waiter.token, outcome.pages, outcome.error))
-        except pykka.ActorDeadError:
-            pass
+        tell_if_alive(outcome.waiter.server, PagesLoaded(outcome.waiter.token, outcome.pages, outcome.error))
 
 
 class BufferPool(Actor):

@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Any, Literal
 
 import msgspec
-import pykka
 
 from pfs.actors import Actor, Address
 from pfs.actors.file_worker import Carried, Carry
+from pfs.actors.monitors import tell_if_alive
 from pfs.actors.wal_server import RoomMade, RoomNotMade, WalFlush, WalFlushed
 from pfs.cache.dirty_pages import DirtyPages, DirtyRun
 from pfs.errors import NoSpace, PfsError, RequestError
@@ -267,7 +267,7 @@ class Checkpointer(Actor):
         elif error is not None:
             self._panic(error)
         elif isinstance(token, _Cut):
-            _tell(token.message.reply_to, FileCut(token.message.token))
+            tell_if_alive(token.message.reply_to, FileCut(token.message.token))
         elif token == "syncing":
             self._record()
         elif token == "controlling":
@@ -352,17 +352,10 @@ class Checkpointer(Actor):
         making, self._making = self._making, []
         for each in making:
             if each.reply_to is not None:
-                _tell(each.reply_to, CheckpointMade(each.token))
+                tell_if_alive(each.reply_to, CheckpointMade(each.token))
         self._wal.tell(RoomMade())
 
 
 def _cut_file(file: BlockFile, n: int) -> None:
     if n < file.block_count():  # the pages beyond may never have been written
         file.truncate(n)
-
-
-def _tell(address: Address, message: Any) -> None:
-    try:
-        address.tell(message)
-    except pykka.ActorDeadError:
-        pass

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import pykka
 
 from pfs.actors import Address, BlockingActor
+from pfs.actors.monitors import tell_if_alive
 from pfs.errors import Busy, FatalError, PfsError
 from pfs.files.block_file import BlockFile
 
@@ -70,7 +70,7 @@ class VirtualFileWorker(BlockingActor):
     def on_receive(self, message: Any) -> None:
         match message:
             case ReadBlocks(file, block, n, reply_to, token):
-                _reply(reply_to, BlocksRead(token, _read(file, block, n)))
+                tell_if_alive(reply_to, BlocksRead(token, _read(file, block, n)))
             case TryAgain(change, tries):
                 self._carry_out(change, tries)
             case Carry():
@@ -83,7 +83,7 @@ class VirtualFileWorker(BlockingActor):
         if isinstance(error, Busy) and tries < MOST_TRIES:
             self.send_after(RETRY_SECONDS, TryAgain(change, tries + 1))
         else:
-            _reply(change.reply_to, Carried(change.token, results[0] if results else None, error))
+            tell_if_alive(change.reply_to, Carried(change.token, results[0] if results else None, error))
 
 
 def _read(file: BlockFile, block: int, n: int) -> list[bytes | PfsError]:
@@ -108,10 +108,3 @@ def _attempt(call: Callable[[], None]) -> PfsError | None:
         failure.__cause__ = error
         return failure
     return None
-
-
-def _reply(reply_to: Address, reply: Any) -> None:
-    try:
-        reply_to.tell(reply)
-    except pykka.ActorDeadError:
-        pass  # whoever asked is gone, and its requests with it

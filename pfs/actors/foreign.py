@@ -8,7 +8,7 @@ import msgspec
 import pykka
 
 from pfs.actors.actor import Actor
-from pfs.actors.monitors import FOREIGN_INTERVAL, Address, Down
+from pfs.actors.monitors import FOREIGN_INTERVAL, Address, Down, tell_if_alive
 from pfs.actors.reference import Ref
 from pfs.actors.runtime import Runtime
 from pfs.errors import NameTaken
@@ -62,10 +62,7 @@ class ForeignWatcher(Actor):
             if target.is_alive() and watcher.is_alive():
                 continue
             del self._watched[(target, watcher)]
-            try:
-                watcher.tell(Down(target, pykka.ActorDeadError(f"{target} has ended; Pykka does not tell why")))
-            except pykka.ActorDeadError:
-                pass
+            tell_if_alive(watcher, Down(target, pykka.ActorDeadError(f"{target} has ended; Pykka does not tell why")))
 
 
 def watcher_of(runtime: Runtime) -> Address:

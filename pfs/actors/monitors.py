@@ -34,6 +34,14 @@ class Address(Protocol):
     def is_alive(self) -> bool: ...
 
 
+def tell_if_alive(address: Address, message: Any) -> None:
+    """Tell a message to whoever wants to know; nothing happens if it has ended."""
+    try:
+        address.tell(message)
+    except pykka.ActorDeadError:
+        pass
+
+
 class Down(msgspec.Struct, frozen=True, gc=False):
     """The runtime tells a watcher that an actor has ended.
 

@@ -24,10 +24,10 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-import pykka
 
 from pfs.actors import Actor, Address, BlockingActor
 from pfs.actors.file_worker import Carried, Carry
+from pfs.actors.monitors import tell_if_alive
 from pfs.errors import FatalError, NoSpace, PfsError
 from pfs.wal.bodies import Body
 from pfs.wal.log_buffer import Batch
@@ -209,7 +209,7 @@ class WalServer(Actor):
     def _wait(self, message: WalFlush | WalAppend, upto: int) -> None:
         buffer = self._log.buffer
         if buffer.flushed >= upto:
-            _tell(message.reply_to, WalFlushed(message.token, buffer.flushed))
+            tell_if_alive(message.reply_to, WalFlushed(message.token, buffer.flushed))
             return
         heapq.heappush(self._waiting, (upto, next(self._order), message))
         self._pump()
@@ -220,7 +220,7 @@ class WalServer(Actor):
             for body in message.bodies:
                 end = self._log.buffer.insert(body).end
         except PfsError as error:
-            _tell(message.reply_to, WalRefused(message.token, error))
+            tell_if_alive(message.reply_to, WalRefused(message.token, error))
             return
         self._wait(message, end)
 
@@ -242,7 +242,7 @@ class WalServer(Actor):
         while waiting and waiting[0][0] <= flushed:
             _, _, waiter = heapq.heappop(waiting)
             self.flushes += 1
-            _tell(waiter.reply_to, WalFlushed(waiter.token, flushed))
+            tell_if_alive(waiter.reply_to, WalFlushed(waiter.token, flushed))
         if waiting or buffer.pending_bytes >= self._log.options.batch_bytes:
             self._pump()
 
@@ -274,7 +274,7 @@ class WalServer(Actor):
 
     def _room(self, message: WalRoom) -> None:
         if self._log.has_room:
-            _tell(message.reply_to, WalRoomMade(message.token))
+            tell_if_alive(message.reply_to, WalRoomMade(message.token))
         else:
             self._room_waiting.append(message)
             self._pump()
@@ -301,11 +301,4 @@ class WalServer(Actor):
     def _answer_room(self, answer: Callable[[Any], Any]) -> None:
         waiting, self._room_waiting = self._room_waiting, []
         for each in waiting:
-            _tell(each.reply_to, answer(each.token))
-
-
-def _tell(address: Address, message: Any) -> None:
-    try:
-        address.tell(message)
-    except pykka.ActorDeadError:
-        pass
+            tell_if_alive(each.reply_to, answer(each.token))
