@@ -110,7 +110,7 @@ class PageFile:
         pgid: int,
         pages: Sequence[Page] | Page,
         *,
-        durability: Durability = "disk",
+        durability: Durability = "wal",
         timeout: float | None = None,
     ) -> None:
         """Overwrite existing pages, all or none; durable when it returns, unless durability is `"memory"`.
@@ -125,7 +125,7 @@ class PageFile:
         self._system.perform(self._server, client, call, message, timeout)
 
     def append(
-        self, pages: Sequence[Page] | Page, *, durability: Durability = "disk", timeout: float | None = None
+        self, pages: Sequence[Page] | Page, *, durability: Durability = "wal", timeout: float | None = None
     ) -> int:
         """Append pages, all or none; returns the pgid of the first."""
         data = self._pages(pages)

@@ -26,8 +26,8 @@ import msgspec
 
 from pfs.errors import PfsError
 
-Durability = Literal["disk", "memory"]
-"""`"disk"`: acknowledged when durable.  `"memory"`: acknowledged when applied; durable once a later sync passes it."""
+Durability = Literal["wal", "memory"]
+"""`"wal"`: acknowledged when durable.  `"memory"`: acknowledged when applied; durable once a later sync passes it."""
 
 new_ref = count(1).__next__
 
@@ -53,7 +53,7 @@ class DataWrite(msgspec.Struct, frozen=True, gc=False):
     client: Any
     pgid: int
     n: int
-    durability: Durability = "disk"
+    durability: Durability = "wal"
 
 
 class DataAppend(msgspec.Struct, frozen=True, gc=False):
@@ -62,7 +62,7 @@ class DataAppend(msgspec.Struct, frozen=True, gc=False):
     ref: int
     client: Any
     n: int
-    durability: Durability = "disk"
+    durability: Durability = "wal"
 
 
 class StreamReady(msgspec.Struct, frozen=True, gc=False):

@@ -180,8 +180,8 @@ def check_write(message: DataWrite | DataAppend) -> None:
         check_number("pgid", message.pgid, 0, LARGEST_PGID)
     check_number("n", message.n, 1, LARGEST_PGID + 1)
     durability: Any = message.durability
-    if type(durability) is not str or durability not in ("disk", "memory"):
-        raise InvalidRequest(f'durability must be "disk" or "memory", not {message.durability!r}')
+    if type(durability) is not str or durability not in ("wal", "memory"):
+        raise InvalidRequest(f'durability must be "wal" or "memory", not {message.durability!r}')
 
 
 def is_address(client: Any) -> bool:

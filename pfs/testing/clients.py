@@ -174,7 +174,7 @@ class RandomClient(Actor):
             if self._chance(0.02):
                 n = world.staging_pages + 1
             pages = world.new_pages(number, self._number, n)
-            message = DataAppend(ref, client, n, random.choice(("disk", "disk", "memory")))
+            message = DataAppend(ref, client, n, random.choice(("wal", "wal", "memory")))
         elif kind == "control":
             self._control(file, ref, count)
             return
@@ -186,7 +186,7 @@ class RandomClient(Actor):
             if kind == "write":
                 n = min(n, world.staging_pages)
                 pages = world.new_pages(number, self._number, n)
-                message = DataWrite(ref, client, pgid, n, random.choice(("disk", "disk", "memory")))
+                message = DataWrite(ref, client, pgid, n, random.choice(("wal", "wal", "memory")))
             else:
                 to = random.choice(world.lines) if self._chance(0.1) else None
                 message = DataRead(ref, client, pgid, n, random.choice((None, None, 1, 2, 5)), to)
@@ -406,7 +406,7 @@ def thread_process(number: int, world: World, random: Random, open_ones: Callabl
                     if number_ > taken:
                         break
             case "write":
-                file.write(pgid, world.new_pages(index, number, n), durability="disk", timeout=timeout)
+                file.write(pgid, world.new_pages(index, number, n), durability="wal", timeout=timeout)
             case "append":
                 first = file.append(world.new_pages(index, number, n), timeout=timeout)
                 if first + n > file.page_count:

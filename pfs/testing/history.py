@@ -326,7 +326,7 @@ class History:
         file = self.files[name]
         durable = 0
         for number, commit in enumerate(file.commits, 1):
-            if isinstance(commit.message, Truncate) or commit.message.durability == "disk":
+            if isinstance(commit.message, Truncate) or commit.message.durability == "wal":
                 durable = number
         for request in self.requests.values():
             if request.file == name and isinstance(request.message, Sync) and request.done and request.error is None:

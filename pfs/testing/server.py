@@ -85,7 +85,7 @@ class Served:
         if command["do"] == "stat":
             return self._system.stats()
         file = self._system.open(command["file"], page_size=command.get("page_size"))
-        durability = command.get("durability", "disk")
+        durability = command.get("durability", "wal")
         pages = [fill(text, file.page_size) for text in command.get("pages", ())]
         match command["do"]:
             case "open":

@@ -373,7 +373,7 @@ class Simulation:
 
     def _check_acknowledged(self, request: Request, answer: DataWriteEnd) -> None:
         if (
-            request.message.durability == "disk"
+            request.message.durability == "wal"
             and hasattr(self, "world")
             and self.random.randrange(CHECKED_ACKNOWLEDGEMENTS) == 0
         ):

@@ -442,7 +442,7 @@ def test_a_chunk_that_can_never_be_right_is_refused(world: World, chunk: Any) ->
     check_nothing_changed(world)
 
 
-@pytest.mark.parametrize("durability", ["", "DISK", None, True, b"disk", []], ids=repr)
+@pytest.mark.parametrize("durability", ["", "WAL", "disk", None, True, b"wal", []], ids=repr)
 def test_a_durability_that_does_not_exist_is_refused(world: World, durability: Any) -> None:
     client = Client(world)
     refs = [
