@@ -8,6 +8,7 @@ import json
 import pkgutil
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -79,6 +80,13 @@ def count(text: str) -> int:
     return value
 
 
+def directory(text: str) -> str:
+    """A directory that exists, as an absolute path."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
+    return str(Path(text).resolve())
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -93,6 +101,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--pin", type=parse_pin, default=..., metavar="CPU", help="CPU to run on, or 'none' (default: as each set says)"
     )
+    parser.add_argument(
+        "--directory",
+        type=directory,
+        metavar="DIR",
+        help="where files are made (default: the system's for temporary ones)",
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder for JSON (%(default)s)")
     return parser.parse_args(argv)
 
@@ -100,6 +114,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 if all ran, whatever they reached; 1 if a case or set failed; 2 if nothing was to be run."""
     asked = arguments(argv)
+    if asked.directory:
+        tempfile.tempdir = asked.directory
     sets, errors = discover()
     for error in errors:
         print(error, file=sys.stderr)

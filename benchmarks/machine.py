@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ def facts() -> Facts:
         "cores": os.cpu_count() or 0,
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "files": file_system(Path(tempfile.gettempdir()), _read("/proc/mounts")),
         "load before": round(os.getloadavg()[0], 2),
         "commit": commit(),
     }
@@ -30,8 +32,18 @@ def describe(machine: Facts) -> str:
     """One line for the report."""
     return (
         f"{machine['date']}; {machine['processor']}, {machine['cores']} cores; {machine['kernel']}; "
-        f"{machine['python']}; commit {machine['commit']}; load before the run {machine['load before']}"
+        f"{machine['python']}; files on {machine['files']}; commit {machine['commit']}; "
+        f"load before the run {machine['load before']}"
     )
+
+
+def file_system(directory: Path, mounts: str) -> str:
+    """The kind of file system that a directory is on, by the text of /proc/mounts."""
+    found, kind = "", "an unknown file system"
+    for fields in map(str.split, mounts.splitlines()):
+        if len(fields) > 2 and len(fields[1]) >= len(found) and directory.is_relative_to(fields[1]):
+            found, kind = fields[1], fields[2]
+    return kind
 
 
 def processor(cpuinfo: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,6 +236,13 @@ def test_pinning_holds_meanwhile_and_is_undone() -> None:
         pass
 
 
+def test_the_file_system_is_that_of_the_longest_mount_point() -> None:
+    mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\nother /tmpfoo xfs rw 0 0\n"
+    assert machine.file_system(Path("/tmp/x"), mounts) == "tmpfs"
+    assert machine.file_system(Path("/home"), mounts) == "ext4"
+    assert machine.file_system(Path("/home"), "") == "an unknown file system"
+
+
 def test_the_processor_is_named() -> None:
     assert machine.processor("processor : 0\nmodel name\t: Fast CPU @ 3 GHz\n") == "Fast CPU @ 3 GHz"
     assert machine.processor("") != ""
@@ -282,6 +290,26 @@ def test_a_run_prints_tables_and_writes_all_numbers(
     assert content["seed"] == 7
     assert content["machine"]["cores"] == os.cpu_count()
     assert [case["values"] for case in content["sets"][0]["cases"]] == [[1.0] * 3, [1.0] * 3]
+
+
+def test_files_are_made_in_the_directory_that_is_asked_for(
+    sets: list[CaseSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    seen: list[str] = []
+
+    def run(_seconds: float) -> float:
+        seen.append(tempfile.gettempdir())
+        return 1.0
+
+    sets.append(CaseSet("set", "Set", fixed(Case("a", run))))
+    place = tmp_path / "place"
+    place.mkdir()
+    arguments = ["set", "--quick", "--output", str(tmp_path / "results"), "--directory"]
+    assert command.main([*arguments, str(place)]) == 0
+    assert set(seen) == {str(place)}
+    with pytest.raises(SystemExit, match="2"):
+        command.main([*arguments, str(tmp_path / "none")])
 
 
 def test_sets_are_pinned_unless_they_say_otherwise(
