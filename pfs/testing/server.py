@@ -1,4 +1,8 @@
-"""A `System` in a process of its own, driven over pipes: `python -m pfs.testing.server DIRECTORY [OPTIONS]`.
+"""A `System` in a process of its own, driven over pipes: `python -m pfs.testing.server DIRECTORY [OPTIONS [KILL_AT]]`.
+
+The first line is `{"ready": true, "wal": {...}}`, or, if the directory cannot be opened, `{"error": class, "message":
+...}`, and the process ends with status 1.  With `KILL_AT` the process kills itself in the middle of the call with that
+number that changes files (`pfs.testing.kill_points`).
 
 One command a line on standard input, one reply a line on standard output, both JSON.  Each command has an `id`, which
 its reply repeats, and runs in a thread of the `client` that it names, so that clients wait for the disk beside each
@@ -9,11 +13,14 @@ other; the commands of one client are carried out in order.
     {"id": 3, "client": "b", "do": "write", "file": "f", "pgid": 0, "pages": ["..."]}    -> {"id": 3}
     {"id": 4, "client": "b", "do": "read", "file": "f", "pgid": 0, "n": 1}     -> {"id": 4, "pages": ["..."]}
     {"id": 5, "client": "b", "do": "sync", "file": "f"}                        -> {"id": 5}
-    {"id": 6, "client": "b", "do": "stat"}                                     -> {"id": 6, "wal": {...}, ...}
-    {"id": 7, "client": "b", "do": "stop"}                                     -> {"id": 7}, and the process ends
+    {"id": 6, "client": "b", "do": "truncate", "file": "f", "n": 1}            -> {"id": 6}
+    {"id": 7, "client": "b", "do": "checkpoint"}                               -> {"id": 7}
+    {"id": 8, "client": "b", "do": "stat"}                                     -> {"id": 8, "wal": {...}, ...}
+    {"id": 9, "client": "b", "do": "stop"}                                     -> {"id": 9}, and the process ends
 
-A page is given as a short text, which is repeated to fill it (`fill`), and read as that text (or, if the page is not
-such a repetition, as `"torn"`).  A command that fails is answered with `{"id": ..., "error": class, "message": ...}`.
+`append` and `write` may say `"durability": "memory"`.  A page is given as a short text, which is repeated to fill it
+(`fill`), and read as that text (or, if the page is not such a repetition, as `"torn"`).  A command that fails is
+answered with `{"id": ..., "error": class, "message": ...}`.
 """
 
 from __future__ import annotations
@@ -28,7 +35,9 @@ from typing import Any
 import msgspec
 
 from pfs.errors import PfsError
+from pfs.files.posix import PosixFileSystem
 from pfs.system import System, SystemOptions
+from pfs.testing.kill_points import killed_at
 
 TEXT = 32
 """Bytes of the text that a page repeats."""
@@ -48,20 +57,19 @@ def text_of(page: bytes) -> str:
 class Served:
     """The system and its clients' threads."""
 
-    def __init__(self, directory: str, options: SystemOptions) -> None:
-        self._system = System(directory, options)
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._clients: dict[str, SimpleQueue[dict[str, Any] | None]] = {}
         self._threads: list[Thread] = []
-        self._writing = Lock()
 
     def run(self) -> None:
         """Carry out commands until "stop" or the end of the input."""
-        self._reply({"ready": True, "wal": self._system.stats()["wal"]})
+        reply({"ready": True, "wal": self._system.stats()["wal"]})
         for line in sys.stdin:
             command = json.loads(line)
             if command["do"] == "stop":
                 self._stop()
-                self._reply({"id": command["id"]})
+                reply({"id": command["id"]})
                 return
             self._client(command["client"]).put(command)
         self._stop()
@@ -76,14 +84,17 @@ class Served:
     def _serve(self, queue: SimpleQueue[dict[str, Any] | None]) -> None:
         while (command := queue.get()) is not None:
             try:
-                reply = self._carry_out(command)
+                answer = self._carry_out(command)
             except PfsError as error:
-                reply = {"error": type(error).__name__, "message": str(error)}
-            self._reply({"id": command["id"], **reply})
+                answer = refusal(error)
+            reply({"id": command["id"], **answer})
 
     def _carry_out(self, command: dict[str, Any]) -> dict[str, Any]:
         if command["do"] == "stat":
             return self._system.stats()
+        if command["do"] == "checkpoint":
+            self._system.checkpoint()
+            return {}
         file = self._system.open(command["file"], page_size=command.get("page_size"))
         durability = command.get("durability", "wal")
         pages = [fill(text, file.page_size) for text in command.get("pages", ())]
@@ -100,14 +111,11 @@ class Served:
             case "sync":
                 file.sync()
                 return {}
+            case "truncate":
+                file.truncate(command["n"])
+                return {}
             case unknown:
                 return {"error": "ProtocolError", "message": f"unknown command {unknown!r}"}
-
-    def _reply(self, reply: dict[str, Any]) -> None:
-        line = json.dumps(reply, default=str) + "\n"
-        with self._writing:
-            sys.stdout.write(line)
-            sys.stdout.flush()
 
     def _stop(self) -> None:
         for queue in self._clients.values():
@@ -117,14 +125,36 @@ class Served:
         self._system.stop()
 
 
+_writing = Lock()
+
+
+def reply(answer: dict[str, Any]) -> None:
+    """Write one line."""
+    line = json.dumps(answer, default=str) + "\n"
+    with _writing:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+def refusal(error: PfsError) -> dict[str, Any]:
+    """What is answered instead of a result."""
+    return {"error": type(error).__name__, "message": str(error)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: a directory, and perhaps `SystemOptions` as JSON."""
+    """The command line: a directory, perhaps `SystemOptions` as JSON, perhaps the call to be killed in."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if len(given) not in (1, 2):
-        print("usage: python -m pfs.testing.server DIRECTORY [OPTIONS AS JSON]", file=sys.stderr)
+    if not 1 <= len(given) <= 3 or (len(given) == 3 and not given[2].isdecimal()):
+        print("usage: python -m pfs.testing.server DIRECTORY [OPTIONS AS JSON [KILL_AT]]", file=sys.stderr)
         return 2
-    options = msgspec.json.decode(given[1], type=SystemOptions) if len(given) == 2 else SystemOptions()
-    Served(given[0], options).run()
+    options = msgspec.json.decode(given[1], type=SystemOptions) if len(given) > 1 else SystemOptions()
+    try:
+        directory = killed_at(PosixFileSystem.made(given[0]), int(given[2])) if len(given) == 3 else given[0]
+        served = Served(System(directory, options))
+    except PfsError as error:
+        reply(refusal(error))
+        return 1
+    served.run()
     return 0
 
 
