@@ -189,14 +189,15 @@ class Checkpointer(Actor):
         return self._making + self._wanted
 
     def _keep_time(self) -> None:
-        if self._changed and not self._ticking:
+        if self._changed and not self._ticking and self._phase == "idle":
             self._ticking = True
             due = self._last + self._log.options.checkpoint_seconds
             self.send_after(max(due - self.scheduler.now(), 0.0), _Tick())
 
     def _tick(self) -> None:
         self._ticking = False
-        if self._changed and self.scheduler.now() - self._last >= self._log.options.checkpoint_seconds:
+        due = self.scheduler.now() - self._last >= self._log.options.checkpoint_seconds
+        if self._changed and due and self._phase == "idle":
             self._wanted.append(MakeCheckpoint(None))
 
     def _retry(self) -> None:

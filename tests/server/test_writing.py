@@ -737,6 +737,22 @@ def test_a_log_is_checkpointed_after_a_time_if_anything_was_written(make_world: 
     assert world.data_file() == ["x"] * 4
 
 
+def test_a_checkpoint_longer_than_the_time_between_two_is_waited_for_without_asking(make_world: Make) -> None:
+    world = make_world(4, wal=msgspec.structs.replace(SMALL_LOG, checkpoint_seconds=0.01))
+    client = Client(world)
+    client.write(0, [page("x")] * 4)
+    world.hold("write")
+    world.pass_time(1.0)
+    client.write(0, [page("y")] * 4)
+    before = world.storage.checkpointer.reductions
+    world.pass_time(100.0)
+    assert world.storage.checkpointer.reductions - before < 10
+    world.let_go()
+    world.pass_time(1.0)
+    assert world.storage.stats()["checkpoints"] == 2
+    assert world.data_file() == ["y"] * 4
+
+
 def test_more_dirty_pages_than_wanted_are_written_back_without_a_checkpoint(make_world: Make) -> None:
     world = make_world(4, dirty_bytes=16 * PAGE_SIZE)
     client = Client(world)
