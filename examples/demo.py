@@ -1,10 +1,11 @@
-"""The main job of pfs on real data, in under a minute: load, look up and scan by many actors at once, then fairness.
+"""The main job of pfs on real data, in under a minute: load, look up and scan by many actors, fairness, crashes.
 
 1. Triples are taken from the sources of Python's standard library: who imports, defines and calls what.
 2. Two actors append them, sorted, to two page files: by subject, and by object.
 3. A thousand actors look names up by binary search over the sorted pages, while others scan the files from end to end.
    Every answer is checked against a plain dict.
 4. The fairness demo (`fairness.py`) shows how long clients wait for each other.
+5. A server process is killed at random while its clients append (`crashes.py`); what it acknowledged is there.
 
 All pages go through the page file servers, and every client speaks their protocol.
 """
@@ -26,6 +27,7 @@ from typing import Any
 
 from rich.console import Console
 
+import crashes
 import fairness
 import fairness_script
 import pfs
@@ -241,7 +243,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--look-ups", type=count, default=usual.look_ups, help="of each (default: %(default)s)")
     parser.add_argument("--scans", type=count, default=usual.scans, help="of each page file (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of chance in the clients (default: %(default)s)")
+    parser.add_argument("--kills", type=count, default=5, help="of the server process (default: %(default)s)")
     parser.add_argument("--no-fairness", action="store_true", help="leave the fairness demo out")
+    parser.add_argument("--no-kills", action="store_true", help="kill no server process")
     return parser.parse_args(argv)
 
 
@@ -258,12 +262,22 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
                 run(Path(directory), size, asked.seed, script, console)
         else:
             run(asked.directory, size, asked.seed, script, console)
+        if not asked.no_kills:
+            crashes.run(asked.kills, asked.seed, console)
+        if asked.directory is not None:
             console.print(
                 f"\nThe page files are in {asked.directory}; see them with: pfs ls {asked.directory}",
                 markup=False,
                 soft_wrap=True,
             )
-    except (DemoFailed, fairness.RunFailed, fairness_script.ScriptError, PfsError, OSError) as error:
+    except (
+        DemoFailed,
+        crashes.CrashFailed,
+        fairness.RunFailed,
+        fairness_script.ScriptError,
+        PfsError,
+        OSError,
+    ) as error:
         print(f"the demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

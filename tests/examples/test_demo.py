@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+import crashes
 import demo
 import pfs
 from pfs.streams.codecs import Triple, TripleCodec
 from triple_clients import look_up
 
-SMALL = ["--triples", "300", "--clients", "12", "--look-ups", "5", "--scans", "2", "--no-fairness"]
+SMALL = ["--triples", "300", "--clients", "12", "--look-ups", "5", "--scans", "2", "--no-fairness", "--no-kills"]
 
 names = st.sampled_from(["", "a", "aa", "ab", "b", "ba", "z", "é", "\U0001f600"])
 triples = st.tuples(names, names, st.integers(0, 200).map("long ".__mul__).map(lambda text: text[:400]))
@@ -153,6 +156,79 @@ def test_ctrl_c_ends_the_demo_without_a_traceback(
     monkeypatch.setattr(demo.Group, "wait", interrupt)
     assert demo.main(SMALL) == 130
     assert capsys.readouterr().err == "\nstopped\n"
+
+
+def test_the_demo_ends_by_killing_a_server_that_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main([*SMALL[:-1], "--kills", "2"]) == 0
+    output = capsys.readouterr().out
+    last = re.search(r"kill 2: recovered in .* ([\d,]+) pages found: all +([\d,]+) acknowledged so far", output)
+    assert last is not None, output
+    assert f"{last[2]} pages acknowledged, {last[2]} found" in output
+    assert output.rstrip().endswith("every answer was right.")
+
+
+def test_a_lost_page_ends_the_demo_with_status_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = crashes.first_line
+
+    def all_lost(process: subprocess.Popen[str]) -> dict[str, Any]:
+        return {**right(process), "texts": []}
+
+    monkeypatch.setattr(crashes, "first_line", all_lost)
+    assert demo.main([*SMALL[:-1], "--kills", "1"]) == 1
+    captured = capsys.readouterr()
+    assert re.match(r"the demo failed: page \d+ was acknowledged as .*; there is 'nothing'", captured.err)
+    assert "every answer was right" not in captured.out
+
+
+def append(name: str, n: int) -> list[str]:
+    return [f"{name}, page {index} of {n}" for index in range(1, n + 1)]
+
+
+def test_the_check_after_a_kill_finds_what_is_lost_or_there_by_half() -> None:
+    one, two, three = append("client 1, append 1", 2), append("client 2, append 1", 1), append("client 1, append 2", 3)
+    for found, more in ([*one, *two], 0), ([*one, *two, *three], 3):
+        appends = crashes.Appends()
+        appends.note(0, one)
+        appends.note(2, two)
+        assert appends.check(found) == more
+        assert appends.check(found) == 0
+    for found, message in [
+        ([*one], "page 2 was acknowledged"),
+        ([*two, *one], "page 0 was acknowledged"),
+        ([*one, *two, *three[:2]], "at page 3 is there by half"),
+        ([*one, *two, *three[1:]], "at page 3 is there by half"),
+        ([*one, *two, three[0], three[2]], "at page 3 is there by half"),
+    ]:
+        appends = crashes.Appends()
+        appends.note(0, one)
+        appends.note(2, two)
+        with pytest.raises(crashes.CrashFailed, match=message):
+            appends.check(found)
+
+
+def test_ctrl_c_leaves_no_server_behind(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    def interrupt(process: subprocess.Popen[str], *_: object) -> None:
+        started.append(process)
+        assert process.poll() is None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crashes, "note_and_kill", interrupt)
+    assert demo.main([*SMALL[:-1], "--kills", "2"]) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+    assert [process.returncode for process in started] == [-9]
+
+
+def test_a_server_whose_demo_is_gone_ends(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, crashes.SERVER, tmp_path, "seed"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert crashes.first_line(process)["texts"] == []
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("wrong", [["--triples", "0"], ["--clients", "many"], ["--look-ups", "-1"], ["--what"]])
