@@ -207,6 +207,21 @@ class FileExists(RequestError):
     """A file or relation fork that was to be created new exists."""
 
 
+# ---------------------------------------------------------------------------------------------- slots of the log
+
+
+class SlotExists(RequestError):
+    """A retention slot of this name exists already."""
+
+
+class SlotNotFound(RequestError):
+    """There is no retention slot of this name."""
+
+
+class SlotLost(RequestError):
+    """The log that a retention slot needs is not kept any more; its owner must begin anew."""
+
+
 # ---------------------------------------------------------------------------------------------- fatal
 
 

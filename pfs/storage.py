@@ -24,7 +24,9 @@ from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
 from pfs.protocol import RequestFailed
 from pfs.wal.recovery import Progress, start_log
+from pfs.wal.retention import Retention
 from pfs.wal.shared_log import SharedLog
+from pfs.wal.slots import SlotFiles
 
 if TYPE_CHECKING:
     from pfs.files.filesystem import FileSystem
@@ -77,6 +79,8 @@ class Storage:
         self.log = SharedLog(
             self.started.buffer, wal, files.segment_size, self.started.redo_lsn, self.started.next_transaction
         )
+        self.slots = SlotFiles(self.store.file_system)
+        self.retention = Retention(files, self.slots, wal.slot_bytes)
         start: Any = runtime.start
         readers = [start(VirtualFileWorker) for _ in range(options.read_workers)]
         writers = [start(VirtualFileWorker) for _ in range(options.write_workers)]
@@ -84,13 +88,13 @@ class Storage:
         device = start(LogDevice, files)
         self._blocking: list[Any] = [*readers, *writers, keeper, device]
         self.pool: Address = start(BufferPool, self.table, readers, panic)
-        self.wal: Address = start(WalServer, self.log, files, device, keeper, panic)
+        self.wal: Address = start(WalServer, self.log, self.retention, device, keeper, panic)
         self.checkpointer: Address = start(
             Checkpointer,
             self.dirty,
             self.log,
             self.open_files,
-            files,
+            self.retention,
             self.started.control,
             self.wal,
             keeper,
@@ -129,6 +133,8 @@ class Storage:
             "waits_ended": wal.flushes if wal else 0,
             "checkpoints": checkpointer.checkpoints if checkpointer else 0,
             "pages_written_back": checkpointer.pages_written if checkpointer else 0,
+            "slot_bytes": self.retention.held_bytes,
+            "slots_lost": self.retention.lost,
             "dirty_pages": len(self.dirty),
             "dirty_bytes": self.dirty.bytes,
         }

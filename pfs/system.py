@@ -42,9 +42,10 @@ from pfs.errors import InvalidRequest, PageSizeMismatch, PfsError, SystemFailed,
 from pfs.page_file import PageFile
 from pfs.protocol import Cancel, Stop, new_ref
 from pfs.storage import Storage
-from pfs.wal.lsn import check_page_fits
+from pfs.wal.lsn import check_page_fits, format_lsn
 from pfs.wal.recovery import Progress
 from pfs.wal.shared_log import WalOptions
+from pfs.wal.slots import Slot
 
 if TYPE_CHECKING:
     from pfs.files.filesystem import FileSystem
@@ -230,6 +231,40 @@ class System:
             self._storage.table.discard(file_id, 0, SystemStopped(f"{name!r} was closed"))
             del self._storage.open_files[file_id]
             self._store.close_file(name)
+
+    # -- the log
+
+    def slots(self) -> list[Slot]:
+        """The retention slots, by name: who holds the log back, from where on, and who was given up."""
+        with self._changing("System.slots()"):
+            return self._storage.slots.all()
+
+    def create_slot(self, name: str, lsn: int | None = None) -> Slot:
+        """Hold the log back from an LSN on (None: the redo point), for up to `WalOptions.slot_bytes`.
+
+        Raises `InvalidName`, `InvalidRequest`, `SlotExists`, `NoSpace`, and `SlotLost` if the log from there on is not
+        kept any more.
+        """
+        with self._changing("System.create_slot()"):
+            if lsn is not None:
+                self._check_durable(lsn)
+            return self._storage.slots.create(name, lsn)
+
+    def advance_slot(self, name: str, lsn: int) -> Slot:
+        """The owner of a slot needs nothing before this LSN.  `SlotNotFound`, `SlotLost`, `InvalidRequest`."""
+        with self._changing("System.advance_slot()"):
+            self._check_durable(lsn)
+            return self._storage.slots.advance(name, lsn)
+
+    def drop_slot(self, name: str) -> None:
+        """Remove a slot, held or lost; the next checkpoint uses its log again.  `SlotNotFound`."""
+        with self._changing("System.drop_slot()"):
+            self._storage.slots.drop(name)
+
+    def _check_durable(self, lsn: int) -> None:
+        flushed = self._storage.log.buffer.flushed
+        if type(lsn) is int and lsn > flushed:
+            raise InvalidRequest(f"LSN {format_lsn(lsn)}: the log is durable only to {format_lsn(flushed)}")
 
     # -- actors
 

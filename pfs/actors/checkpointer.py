@@ -7,7 +7,8 @@ is used again.  Both are spread out: a few runs of pages are on their way to the
 them but the checkpoint.
 
 Order, each step after the one before has succeeded: log flushed; dirty pages with a first LSN below the redo point
-written; data files synced; CHECKPOINT record flushed; control file written and synced; log segments recycled.
+written; data files synced; CHECKPOINT record flushed; control file written and synced; log segments recycled that no
+slot needs (`pfs.wal.retention`).
 If a data file has no space (or there is no descriptor) its pages stay dirty and the checkpoint goes on when there is;
 the log grows meanwhile, up to its limit.  Any other failure is fatal.
 """
@@ -31,7 +32,7 @@ from pfs.files.block_file import BlockFile
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.control_file import ControlFile
 from pfs.wal.log_buffer import Place
-from pfs.wal.log_files import LogFiles
+from pfs.wal.retention import Retention
 from pfs.wal.shared_log import SharedLog
 
 RUNS_IN_FLIGHT = 4
@@ -110,7 +111,7 @@ class Checkpointer(Actor):
         dirty: DirtyPages,
         log: SharedLog,
         files: dict[int, BlockFile],
-        log_files: LogFiles,
+        retention: Retention,
         control: ControlFile,
         wal: Address,
         keeper: Address,
@@ -124,7 +125,7 @@ class Checkpointer(Actor):
         self._dirty = dirty
         self._log = log
         self._files = files
-        self._log_files = log_files
+        self._retention = retention
         self._control = control
         self._wal = wal
         self._keeper = keeper
@@ -273,14 +274,9 @@ class Checkpointer(Actor):
             self._record()
         elif token == "controlling":
             self._phase = "recycling"
-            before = self._redo // self._log.segment_bytes
-            epoch, files = self._log.buffer.epoch, self._log_files
-            upto = before + max(self._log.options.checkpoint_bytes // self._log.segment_bytes, 2)
-
-            def recycle() -> int:
-                files.recycle(before, upto, epoch)
-                return files.end_of_segments()
-
+            log = self._log
+            upto = self._redo // log.segment_bytes + max(log.options.checkpoint_bytes // log.segment_bytes, 2)
+            recycle = partial(self._retention.recycle, self._redo, upto, log.buffer.epoch)
             self._keeper.tell(Carry(recycle, self._actor_ref, "recycling"))
         elif token == "recycling":
             self._made(result)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,7 @@ from pfs.errors import FatalError, NoSpace, PfsError
 from pfs.wal.bodies import Body
 from pfs.wal.log_buffer import Batch
 from pfs.wal.log_files import LogFiles
+from pfs.wal.retention import Retention
 from pfs.wal.shared_log import SharedLog
 
 SEAL_AFTER = 0.01
@@ -148,14 +150,14 @@ class WalServer(Actor):
     def __init__(
         self,
         log: SharedLog,
-        files: LogFiles,
+        retention: Retention,
         device: Address,
         keeper: Address,
         panic: Callable[[BaseException], None],
     ) -> None:
         super().__init__()
         self._log = log
-        self._files = files
+        self._retention = retention
         self._device = device
         self._keeper = keeper
         self._panic = panic
@@ -269,8 +271,8 @@ class WalServer(Actor):
         if log.wants_segment and not self._preparing and (log.no_space is None or self._room_waiting):
             segment = log.next_segment
             self._preparing = True
-            epoch, files = buffer.epoch, self._files
-            self._keeper.tell(Carry(lambda: files.prepare(segment, epoch), self._actor_ref, _Prepared(segment)))
+            prepare = partial(self._retention.prepare, segment, buffer.epoch, log.redo_lsn)
+            self._keeper.tell(Carry(prepare, self._actor_ref, _Prepared(segment)))
 
     def _room(self, message: WalRoom) -> None:
         if self._log.has_room:

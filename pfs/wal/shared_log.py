@@ -22,13 +22,15 @@ class WalOptions(msgspec.Struct, frozen=True):
     """Sizes of the log.
 
     `segment_bytes`: of a segment file; `most_bytes`: what the log may take up since the last checkpoint, with its
-    reserve; `checkpoint_bytes`: so much log begins a checkpoint; `checkpoint_seconds`: so much time does, if anything
+    reserve; `slot_bytes`: what slots may hold back beside that (`pfs.wal.retention`); `checkpoint_bytes`: so much log
+    begins a checkpoint; `checkpoint_seconds`: so much time does, if anything
     was logged; `batch_bytes`, `batch_requests`: the most that one write and sync takes along; `sync_method`: see
     `pfs.wal.log_files`; `compress`: store page images compressed where that saves space.
     """
 
     segment_bytes: int = 16 << 20
     most_bytes: int = 1 << 30
+    slot_bytes: int = 1 << 30
     checkpoint_bytes: int = 256 << 20
     checkpoint_seconds: float = 300.0
     batch_bytes: int = 1 << 20
@@ -38,7 +40,7 @@ class WalOptions(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_segment_size(self.segment_bytes)
-        for name in ("most_bytes", "checkpoint_bytes", "batch_bytes", "batch_requests"):
+        for name in ("most_bytes", "slot_bytes", "checkpoint_bytes", "batch_bytes", "batch_requests"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise InvalidRequest(f"{name} must be an int of at least 1, not {value!r}")
