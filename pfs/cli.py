@@ -1,7 +1,8 @@
 """The `pfs` command: look at the page files of a data directory, make, rename and drop them, put pages in and out.
 
-Each command opens a `System` on the directory, so no other may use it meanwhile.  Exit status: 0; 1 if pfs refuses or
-fails, with one line on stderr; 2 if the command line is wrong; 130 after Ctrl-C.
+Each of these opens a `System` on the directory, so no other may use it meanwhile.  Commands that look at what is below
+the page files are in `pfs.offline_commands`.  Exit status: 0; 1 if pfs refuses or fails, with one line on stderr; 2 if
+the command line is wrong; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from pfs import PageFile, System, __version__
-from pfs.errors import FileMissing, InvalidRequest, PageFileExists, PfsError, WrongPageLength
-from pfs.files.store import LOCK_FILE
+from pfs.answers import Answer, add_directory, check_directory, properties, table
+from pfs.errors import InvalidRequest, PageFileExists, PfsError, WrongPageLength
+from pfs.offline_commands import add_offline_commands
 
 BATCH_BYTES = 1 << 20
 """How much `pfs append` sends in one request."""
@@ -24,24 +27,13 @@ BATCH_BYTES = 1 << 20
 _QUIET = logging.NullHandler()
 
 
-class Answer(NamedTuple):
-    """What a command has to say: as text, and as a value for `--json`."""
-
-    text: str
-    value: object
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (by default the process's); returns the exit status."""
     asked = parser().parse_args(argv)
     logging.getLogger("pfs").addHandler(_QUIET)  # what goes wrong is told once, on the last line
     try:
-        directory: Path = asked.directory
-        if not asked.makes_directory:
-            check_directory(directory)
-        with System(directory) as system:
-            command: Callable[[System, argparse.Namespace], Answer | None] = asked.command
-            answer = command(system, asked)
+        run: Callable[[argparse.Namespace], Answer | None] = asked.run
+        answer = run(asked)
         if answer is not None:
             print(json.dumps(answer.value) if asked.json else answer.text)
         sys.stdout.flush()
@@ -53,15 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
+    return 0 if answer is None else answer.status
 
 
-def check_directory(directory: Path) -> None:
-    """Raise `FileMissing` unless this is a data directory: only `create` makes one."""
-    if not directory.is_dir():
-        raise FileMissing(f"there is no directory {str(directory)!r}; pfs create makes one")
-    if not (directory / LOCK_FILE).is_file():
-        raise FileMissing(f"{str(directory)!r} is no data directory of pfs: it has no {LOCK_FILE}")
+def on_system(
+    command: Callable[[System, argparse.Namespace], Answer | None], asked: argparse.Namespace
+) -> Answer | None:
+    """Carry a command out on a `System` of its own."""
+    if not asked.makes_directory:
+        check_directory(asked.directory)
+    with System(asked.directory) as system:
+        return command(system, asked)
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -75,7 +69,7 @@ def ls(system: System, _: argparse.Namespace) -> Answer:
             cells.append((str(row["name"]), "", "", f"{row['error']}"))
         else:
             cells.append((str(row["name"]), *(f"{row[key]:,}" for key in ("page_count", "page_size", "bytes"))))
-    return Answer(_table(cells) if rows else "no page files", rows)
+    return Answer(table(cells) if rows else "no page files", rows)
 
 
 def stat(system: System, asked: argparse.Namespace) -> Answer:
@@ -91,12 +85,7 @@ def stat(system: System, asked: argparse.Namespace) -> Answer:
         }
     else:
         value = _describe(system.open(asked.name, create=False, read_only=True))
-    width = max(map(len, value))
-    lines = [
-        f"{key.replace('_', ' '):{width}}  {content:,}" if type(content) is int else f"{key:{width}}  {content}"
-        for key, content in value.items()
-    ]
-    return Answer("\n".join(lines), value)
+    return Answer(properties(value), value)
 
 
 def create(system: System, asked: argparse.Namespace) -> Answer:
@@ -195,17 +184,6 @@ def _confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns below each other, the first to the left, numbers to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
-
-
 # ------------------------------------------------------------------------------------------ the command line
 
 
@@ -222,8 +200,8 @@ def parser() -> argparse.ArgumentParser:
         makes_directory: bool = False,
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        sub.set_defaults(command=command, makes_directory=makes_directory, json=False)
-        sub.add_argument("directory", type=Path, metavar="DIR", help="the data directory")
+        sub.set_defaults(run=partial(on_system, command), makes_directory=makes_directory, json=False)
+        add_directory(sub)
         if command is not read:
             sub.add_argument("--json", action="store_true", help="answer in JSON")
         return sub
@@ -250,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("pgid", type=_number, metavar="PGID", help="number of the first page, from 0")
     sub.add_argument("n", type=_number, nargs="?", metavar="N", help="how many pages (default: 1)")
     sub.add_argument("--hex", action="store_true", help="in hexadecimal and as text, sixteen bytes a line")
+    add_offline_commands(commands)
     return top
 
 

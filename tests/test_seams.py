@@ -43,6 +43,7 @@ SEAMS = {
     "pfs/actors/reference.py": seam(CHANCE, reason="actor URNs are unique across processes; no decision reads them"),
     "pfs/actors/interrupts.py": seam(OUTSIDE, reason="Ctrl-C is deferred while a thread drives the scheduler"),
     "pfs/testing/*": seam(*CATEGORIES, reason="the simulation is what stands behind the seams in tests"),
+    "pfs/answers.py": seam(FILES, reason="whether a directory is a data directory, before one is opened"),
     "pfs/cli.py": seam(FILES, reason="the command looks at directories and reads the files that it is given"),
 }
 
@@ -166,7 +167,7 @@ LAYERS = [
     {"calls", "page_file", "storage", "system"},
     {"isam", "node", "aio"},
     {"__init__"},
-    {"cli", "__main__"},
+    {"answers", "offline_commands", "cli", "__main__"},
 ]
 """From the bottom to the top; a module imports from its own layer and those below."""
 

@@ -23,10 +23,12 @@ from pfs.errors import CatalogDamaged, FileMissing, PageFileNotFound, PageSizeMi
 from pfs.files import relation
 from pfs.files.catalog_table import CatalogEntry, CatalogTable, check_name, decode, encode
 from pfs.files.exclusive import Exclusive
+from pfs.files.filesystem import FileSystem
 from pfs.files.relation import DEFAULT_TABLESPACE, RelationAddress
 from pfs.files.segments import DEFAULT_BLOCK_SIZE
 from pfs.files.storage_manager import StorageManager
 from pfs.files.virtual_file import VirtualFilePool
+from pfs.wal.blocking_io import read_whole
 
 __all__ = ["Catalog", "CatalogEntry"]
 
@@ -35,6 +37,14 @@ TEMPORARY_FILE = "pfs.catalog.new"
 """Where the next catalog is written, before it takes the place of the present one."""
 
 _DIRECTORY = relation.directory(RelationAddress(DEFAULT_TABLESPACE, 5, 1))
+
+
+def read_catalog(fs: FileSystem) -> CatalogTable | None:
+    """The catalog as it is on disk, without changing anything; None if there is none.  Raises `CatalogDamaged`."""
+    try:
+        return decode(read_whole(fs, CATALOG_FILE), CATALOG_FILE)
+    except FileMissing:
+        return None
 
 
 class Catalog:

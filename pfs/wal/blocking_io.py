@@ -7,6 +7,7 @@ pool does for others (going on after short transfers and EINTR, naming failures)
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -51,6 +52,18 @@ def read_fully(fs: FileSystem, descriptor: int, length: int, offset: int, path: 
             break
         done += count
     return buffer
+
+
+def read_whole(fs: FileSystem, path: str) -> bytes:
+    """All of a file."""
+    with failing("open", f"open {path!r}"):
+        descriptor = fs.open(path, os.O_RDONLY)
+    try:
+        with failing("look", f"look at {path!r}"):
+            size = fs.fstat(descriptor).size
+        return bytes(read_fully(fs, descriptor, size, 0, path))
+    finally:
+        close_file(fs, descriptor)
 
 
 def write_fully(fs: FileSystem, descriptor: int, buffers: Sequence[WriteBuffer], offset: int, path: str) -> None:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -49,6 +50,8 @@ MAKING: Final = 1
 IN_USE: Final = 2
 RECOVERING: Final = 3
 STOPPED: Final = 4
+
+STATE_NAMES: Final = {MAKING: "being made", IN_USE: "in use", RECOVERING: "recovering", STOPPED: "stopped in order"}
 
 _FIELDS = struct.Struct("<8sIIQQIIIIQQQ16s420x")
 _CRC = struct.Struct("<I")
@@ -115,6 +118,37 @@ def decode_slot(slot: bytes) -> ControlData | None:
     )
 
 
+def read_slots(fs: FileSystem, path: str = CONTROL_FILE) -> list[ControlData | None]:
+    """What the slots of a control file say, None for one that is not valid; the file is opened for reading only."""
+    with failing("open", f"open {path!r}"):
+        descriptor = fs.open(path, os.O_RDONLY)
+    try:
+        return _decoded(bytes(read_fully(fs, descriptor, FILE_SIZE, 0, path)))
+    finally:
+        close_file(fs, descriptor)
+
+
+def newest_slot(slots: Sequence[ControlData | None], path: str = CONTROL_FILE) -> ControlData:
+    """The slot that counts.  Raises `ControlFileDamaged`."""
+    valid = [slot for slot in slots if slot is not None]
+    if not valid:
+        raise ControlFileDamaged(
+            f"no slot of {path!r} is valid: it was damaged, or is not a control file; restore the directory from a "
+            "backup"
+        )
+    newest = max(valid, key=lambda slot: slot.sequence)
+    if newest.version != VERSION or newest.crc_id != CRC32C_ID:
+        raise ControlFileDamaged(
+            f"{path!r} says that the directory has formats of version {newest.version} and checksum {newest.crc_id}; "
+            f"this pfs knows version {VERSION} and checksum {CRC32C_ID}: use the pfs that wrote it"
+        )
+    return newest
+
+
+def _decoded(content: bytes) -> list[ControlData | None]:
+    return [decode_slot(content[offset : offset + SLOT_SIZE]) for offset in SLOT_OFFSETS]
+
+
 class ControlFile:
     """The control file of a data directory.  For one thread at a time; every call may block.
 
@@ -162,19 +196,7 @@ class ControlFile:
     def read(self) -> ControlData:
         """The newest valid slot.  Raises `ControlFileDamaged`."""
         content = bytes(read_fully(self._fs, self._opened(), FILE_SIZE, 0, self.path))
-        slots = [decode_slot(content[offset : offset + SLOT_SIZE]) for offset in SLOT_OFFSETS]
-        valid = [slot for slot in slots if slot is not None]
-        if not valid:
-            raise ControlFileDamaged(
-                f"no slot of {self.path!r} is valid: it was damaged, or is not a control file; restore the directory "
-                "from a backup"
-            )
-        newest = max(valid, key=lambda slot: slot.sequence)
-        if newest.version != VERSION or newest.crc_id != CRC32C_ID:
-            raise ControlFileDamaged(
-                f"{self.path!r} says that the directory has formats of version {newest.version} and checksum "
-                f"{newest.crc_id}; this pfs knows version {VERSION} and checksum {CRC32C_ID}: use the pfs that wrote it"
-            )
+        newest = newest_slot(_decoded(content), self.path)
         self._data = newest
         return newest
 

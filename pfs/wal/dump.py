@@ -1,7 +1,4 @@
-"""The log as text and as numbers: what `pfs wal dump` and `pfs wal stat` print.
-
-Nothing is changed and nothing locked, so a log can be looked at while it is in use, or after recovery refused it.
-"""
+"""The log as text and as numbers: what `pfs wal dump` and `pfs wal stat` print."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pfs.files.filesystem import FileSystem
 from pfs.wal.bodies import (
     COMMIT,
+    NO_REQUEST,
     PAGE_IMAGE,
     Checkpoint,
     Commit,
@@ -25,39 +22,10 @@ from pfs.wal.bodies import (
     SidecarImage,
     Truncate,
 )
-from pfs.wal.control_file import ControlData, ControlFile
-from pfs.wal.log_files import LogFiles
 from pfs.wal.lsn import format_lsn
-from pfs.wal.reader import LogReader, LogScan
 from pfs.wal.records import COMPRESSED, ZERO, Record, decode_body
 
 Fields = dict[str, str | int | bool | list[list[int]]]
-
-
-@dataclass
-class LogView:
-    """A log opened for looking at it.  Raises what `ControlFile.read` does."""
-
-    fs: FileSystem
-    control: ControlData = field(init=False)
-    files: LogFiles = field(init=False)
-
-    def __post_init__(self) -> None:
-        control = ControlFile(self.fs)
-        try:
-            self.control = control.read()
-        finally:
-            control.close()
-        self.files = LogFiles(
-            self.fs,
-            system_id=self.control.system_id,
-            segment_size=self.control.segment_size,
-            timeline=self.control.timeline,
-        )
-
-    def scan(self, start: int | None = None) -> LogScan:
-        """The records from a position on; without one, from the redo point."""
-        return LogScan(LogReader(self.files), self.control.redo_lsn if start is None else start)
 
 
 def select(records: Iterable[Record], *, stop: int | None = None, file_id: int | None = None) -> Iterator[Record]:
@@ -129,7 +97,7 @@ def human_line(record: Record) -> str:
     rest = (
         f"{name} {value!r}" if name == "name" else f"{name} {value}"
         for name, value in found.items()
-        if value is not False
+        if value is not False and value != NO_REQUEST.hex()
     )
     return f"{head}  {', '.join(rest)}".rstrip()
 

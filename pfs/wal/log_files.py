@@ -220,6 +220,28 @@ class LogFiles:
             self._check_header(header, segment, path)
         return Segment(segment, content, header)
 
+    def is_being_recycled(self, segment: int) -> bool:
+        """True if a crash may have ended `recycle` between giving an old segment its new header and its new name.
+
+        So it is with one whose header says that it comes later in the log, and with one whose header is not valid,
+        unless the segment before it is there still: the oldest goes first.  Such a segment is no part of the log.
+        """
+        header = self._read_header(segment)
+        if header is None:
+            if segment - 1 not in self._numbers():
+                return True
+            segment -= 1
+            header = self._read_header(segment)
+        return header is not None and header.system_id == self.system_id and header.segment > segment
+
+    def _read_header(self, segment: int) -> SegmentHeader | None:
+        path = self.path(segment)
+        descriptor = self._open_file(path, os.O_RDONLY)
+        try:
+            return decode_segment_header(read_fully(self._fs, descriptor, SEGMENT_HEADER_SIZE, 0, path))
+        finally:
+            close_file(self._fs, descriptor)
+
     def _check_header(self, header: SegmentHeader, segment: int, path: str) -> None:
         for what, found, wanted in (
             ("formats of version", header.version, VERSION),

@@ -10,7 +10,8 @@ import pytest
 from pfs.errors import ControlFileDamaged
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.wal.bodies import Create, Drop, Noop, Rename, Seal, SidecarImage, Truncate
-from pfs.wal.dump import LogView, fields, human_line, json_line, select, statistics
+from pfs.wal.dump import fields, human_line, json_line, select, statistics
+from pfs.wal.log_view import LogView
 from pfs.wal.lsn import parse_lsn
 from tests.wal.logs import PAGE, START, close, flush, poke_control, start, write
 

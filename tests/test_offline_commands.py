@@ -1,0 +1,207 @@
+"""`pfs wal dump`, `pfs wal stat`: what they show, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pfs
+from pfs.cli import main
+from pfs.system import SystemOptions
+from pfs.wal.lsn import parse_lsn
+from pfs.wal.segment_header import SegmentHeader, encode_segment_header
+from pfs.wal.shared_log import WalOptions
+
+Pfs = Callable[..., str]
+
+OPTIONS = SystemOptions(wal=WalOptions(segment_bytes=64 << 10))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with two page files, stopped in order; its log is one segment."""
+    directory = tmp_path / "data"
+    with pfs.System(directory) as system:
+        fill(system)
+    return directory
+
+
+@pytest.fixture
+def crashed(tmp_path: Path) -> Path:
+    """A data directory with the same page files, as it was before it was stopped; its log has small segments."""
+    directory = tmp_path / "before"
+    with pfs.System(directory, options=OPTIONS) as system:
+        fill(system)
+        fill(system)
+        return copied(directory, tmp_path / "crashed")
+
+
+def fill(system: pfs.System) -> None:
+    a = system.open("a", page_size=4096)
+    b = system.open("b", page_size=512)
+    for number in range(20):
+        a.append([bytes([number + 1]) * 4096, bytes(4096)])
+        b.append([b"b" * 512])
+
+
+def copied(directory: Path, copy: Path) -> Path:
+    shutil.copytree(directory, copy)
+    return copy
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Pfs:
+    """Run the command; returns what it prints, after a look at exit status and stderr."""
+
+    def call(*arguments: object, status: int = 0, error: str = "") -> str:
+        assert main([str(argument) for argument in arguments]) == status
+        captured = capsys.readouterr()
+        if status == 1:
+            assert captured.err.startswith("pfs: ")
+            assert captured.err.count("\n") == 1
+        assert error in captured.err
+        assert error or not captured.err
+        return captured.out
+
+    return call
+
+
+def dumped(run: Pfs, *arguments: object) -> list[dict[str, object]]:
+    return [json.loads(line) for line in run("wal", "dump", *arguments, "--json").splitlines()]
+
+
+def segments(data: Path) -> list[Path]:
+    return sorted((data / "pfs_wal").iterdir())
+
+
+def segment_of(data: Path, lsn: int) -> Path:
+    return data / "pfs_wal" / f"{1:08X}{lsn >> 16:016X}"
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 0x40
+    path.write_bytes(content)
+
+
+def test_dump_shows_the_log_from_its_oldest_record_and_why_it_ends(data: Path, run: Pfs) -> None:
+    *records, end = dumped(run, data)
+    assert [record["type"] for record in records if record["type"] not in ("COMMIT", "PAGE_IMAGE", "SEAL")] == [
+        "EPOCH", "CHECKPOINT", "PAGE_COUNTS", "CHECKPOINT",
+    ]  # fmt: skip
+    assert sum(record["type"] == "COMMIT" for record in records) == 40
+    assert end == {"end": records[-1]["end"], "reason": "the system was stopped in order", "torn_bytes": 0}
+    lines = run("wal", "dump", data).splitlines()
+    assert len(lines) == len(records) + 1
+    assert lines[0].split()[:2] == [records[0]["lsn"], "EPOCH"]
+    assert lines[-1].split(maxsplit=1) == [end["end"], "end: the system was stopped in order"]
+
+
+def test_dump_shows_what_concerns_one_file(data: Path, run: Pfs) -> None:
+    of_b = dumped(run, data, "--file", "b")
+    assert {record["file_id"] for record in of_b[:-1]} == {16385}
+    assert len(of_b) == 40 + 1
+    assert dumped(run, data, "--file", "16385") == of_b
+    assert len(dumped(run, data, "--file", "99999")) == 1
+    run("wal", "dump", data, "--file", "c", status=1, error="there is no page file 'c'")
+
+
+def test_a_file_whose_name_is_a_number_goes_before_the_id(data: Path, run: Pfs) -> None:
+    run("rename", data, "b", "16384")
+    assert {record["file_id"] for record in dumped(run, data, "--file", "16384")[:-1]} == {16385}
+
+
+def test_dump_shows_a_range_of_positions(data: Path, run: Pfs) -> None:
+    everything = dumped(run, data)
+    first, stop = (parse_lsn(str(everything[number]["lsn"])) for number in (70, 75))
+    *records, end = dumped(run, data, "--from", everything[70]["lsn"], "--to", everything[75]["lsn"])
+    assert records == everything[70:75]
+    assert end == {"end": everything[75]["lsn"], "reason": "that is where --to is", "torn_bytes": 0}
+    assert dumped(run, data, "--from", first - 8, "--to", stop - 7) == [*records, {**end, "end": end_text(stop - 7)}]
+    assert dumped(run, data, "--from", 0, "--to", "F/0") == everything
+    run("wal", "dump", data, "--from", "here", status=1, error="'here' is no LSN")
+    run("wal", "dump", data, "--from", "F/0", status=1, error="behind the last WAL segment")
+
+
+def end_text(lsn: int) -> str:
+    return f"0/{lsn:08X}"
+
+
+def test_dump_says_how_much_a_crash_left_behind_the_end(crashed: Path, run: Pfs) -> None:
+    last = dumped(run, crashed, "--file", "b")[-2]
+    assert last["type"] == "COMMIT"
+    lsn = parse_lsn(str(last["lsn"]))
+    flip(segment_of(crashed, lsn), lsn % (64 << 10) + 80)
+    end = dumped(run, crashed)[-1]
+    assert (end["end"], end["reason"]) == (last["lsn"], "no whole record is there")
+    assert f"{end['torn_bytes']} bytes behind it were left by a crash" in run("wal", "dump", crashed)
+
+
+def test_stat_adds_the_log_up(data: Path, run: Pfs) -> None:
+    records = dumped(run, data)[:-1]
+    found = json.loads(run("wal", "stat", data, "--json"))
+    assert found["state"] == "stopped in order"
+    assert (found["valid_slots"], found["epoch"], found["segment_size"]) == (2, 1, 16 << 20)
+    assert (found["segments"], found["first_segment"]) == (len(segments(data)), segments(data)[0].name)
+    assert (found["first_lsn"], found["end_lsn"]) == (records[0]["lsn"], records[-1]["end"])
+    assert (found["zero_pages"], found["largest_transaction"], found["bytes_to_recover"]) == (20, 2, 0)
+    assert sum(row["records"] for row in found["types"]) == len(records)
+    assert [(row["file"], row["file_id"]) for row in found["files"]] == [("a", 16384), ("b", 16385)]
+    text = run("wal", "stat", data)
+    assert "state                stopped in order\n" in text
+    assert "\nCOMMIT            40" in text
+    assert "\na       16384" in text
+
+
+def test_without_a_catalog_the_log_can_still_be_seen(data: Path, run: Pfs) -> None:
+    flip(data / "pfs.catalog", 3)
+    assert [row["file"] for row in json.loads(run("wal", "stat", data, "--json"))["files"]] == ["", ""]
+    assert len(dumped(run, data, "--file", "16385")) == 41
+    (data / "pfs.catalog").unlink()
+    assert len(dumped(run, data, "--file", "16385")) == 41
+
+
+def test_the_log_can_be_seen_while_the_directory_is_in_use(data: Path, run: Pfs) -> None:
+    with pfs.System(data) as system:
+        system.open("b").append([b"c" * 512])
+        assert json.loads(run("wal", "stat", data, "--json"))["state"] == "in use"
+        assert b"c" * 512 in segments(data)[0].read_bytes()
+        assert dumped(run, data, "--file", "b")[-2]["type"] == "COMMIT"
+
+
+@pytest.mark.parametrize("command", ["dump", "stat"])
+def test_a_log_that_cannot_be_read_is_one_clear_line(crashed: Path, run: Pfs, command: str) -> None:
+    first, second = segments(crashed)[:2]
+    whole = second.read_bytes()
+    flip(second, 70)
+    run("wal", command, crashed, status=1, error="the WAL cannot be read beyond LSN 0/00020040")
+    second.write_bytes(encode_segment_header(SegmentHeader(1, 2, 77, 64 << 10, 1)) + whole[64:])
+    run("wal", command, crashed, status=1, error=f"WAL segment 'pfs_wal/{second.name}' is not of this directory")
+    second.unlink()
+    run("wal", command, crashed, status=1, error=f"WAL segment 'pfs_wal/{second.name}' is missing")
+    second.write_bytes(whole)
+    run("wal", command, crashed)
+    first.unlink()
+    run("wal", command, crashed, status=1, error=f"WAL segment 'pfs_wal/{first.name}' is missing")
+
+
+@pytest.mark.parametrize("command", ["dump", "stat"])
+def test_a_damaged_control_file_is_one_clear_line(data: Path, run: Pfs, command: str) -> None:
+    flip(data / "pfs_control", 9)
+    run("wal", command, data)
+    flip(data / "pfs_control", 4099)
+    run("wal", command, data, status=1, error="no slot of 'pfs_control' is valid")
+    (data / "pfs_control").unlink()
+    run("wal", command, data, status=1, error="'pfs_control'")
+
+
+def test_only_a_data_directory_has_a_log(tmp_path: Path, run: Pfs) -> None:
+    run("wal", "stat", tmp_path / "no", status=1, error="there is no directory")
+    run("wal", "dump", tmp_path, status=1, error="no data directory of pfs")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        run("wal")
