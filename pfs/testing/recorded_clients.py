@@ -57,6 +57,8 @@ MARK = 16
 MOST_PAGES = 12
 HOT_PAGES = 24
 """So many pages at the beginning of a file are written and read most."""
+IN_MEMORY = 0.9
+"""The part of the changes that need not wait for the disk; all take effect in the order of their LSNs."""
 
 _EXPECTED = (SnapshotTooOld, Busy)
 """What a request may fail with, without effect, because limits are small."""
@@ -121,7 +123,7 @@ class Chooser:
         else:
             pgid = random.randrange(size)
         pages = recorder.new_pages(self.client, n) if kind in ("write", "append") else []
-        durability: Durability = "memory" if random.random() < 0.7 else "wal"
+        durability: Durability = "memory" if random.random() < IN_MEMORY else "wal"
         return Request(recorder, kind, pgid, n, pages, durability)
 
 
@@ -350,7 +352,7 @@ def small_options(random: Random) -> SystemOptions:
             most_bytes=8 << 20,
             checkpoint_bytes=1 << 20,
             checkpoint_seconds=random.choice((0.05, 300.0)),
-            batch_requests=random.choice((1, 256)),
+            batch_requests=random.choice((4, 256)),
             compress=random.random() < 0.3,
         ),
         server=ServerOptions(
