@@ -38,6 +38,7 @@ from pfs.protocol import (
     Sync,
     Truncate,
 )
+from pfs.testing.linearizability import Kind, Operation, check_by_lsn
 
 MOST_TEARS = 4
 """Places where a page may be torn: short writes make two writes of one, and a crash chooses among them."""
@@ -71,6 +72,8 @@ class Request:
         self.ended_at: int | None = None
         """When the last message of a read that succeeded was sent to its consumer."""
         self.stream_ended = False
+        self.committed_at = 0
+        """When the end of a change that succeeded was sent."""
         self.written: DataWriteEnd | None = None
 
     @property
@@ -251,12 +254,14 @@ class History:
                 f"{len(request.pages)} pages were meant to be written"
             )
         request.written = answer
+        request.committed_at = self.clock
         file.commits.append(request)
         file.states.append([*before[:pgid], *request.pages, *before[pgid + len(request.pages) :]])
         self.on_acknowledged(request, answer)
 
     def _truncated(self, request: Request) -> None:
         file = self.files[request.file]
+        request.committed_at = self.clock
         file.commits.append(request)
         file.states.append(file.pages[: request.message.n])
 
@@ -318,6 +323,34 @@ class History:
             wrong = all(message.pgid + message.n <= count for count in counts)
         if wrong:
             self.violate(f"{request}: OutOfRange, but the file had {sorted(set(counts))} pages")
+
+    def operations(self, name: str) -> list[Operation]:
+        """What was seen of a page file, to be judged as a whole; a truncation has an LSN just above the last commit's."""
+        found = []
+        last_lsn = 0
+        for commit in self.files[name].commits:
+            message, pgid = commit.message, 0
+            last_lsn += 1
+            if commit.written is not None:
+                last_lsn, pgid = commit.written.lsn, commit.written.pgid
+            kind: Kind = "truncate" if isinstance(message, Truncate) else "append"
+            if isinstance(message, DataWrite):
+                kind = "write"
+            pages = tuple(commit.pages)
+            found.append(Operation(kind, pgid, message.n, pages, commit.sent_at, commit.committed_at, last_lsn))
+        for request in self.requests.values():
+            message, ended_at = request.message, request.ended_at
+            if request.file == name and isinstance(message, DataRead) and ended_at is not None:
+                pages = tuple(request.received)
+                found.append(Operation("read", message.pgid, message.n, pages, request.sent_at, ended_at))
+        return found
+
+    def check_linearizable(self) -> None:
+        """Judge each page file's history as a whole."""
+        for name in self.files:
+            operations = self.operations(name)
+            self.events["operations judged"] += len(operations)
+            self.violations += [f"{name!r}: {violation}" for violation in check_by_lsn(operations)]
 
     # -- what must survive a crash
 

@@ -237,6 +237,7 @@ class Simulation:
         history = self.history
         try:
             self._run(steps)
+            history.check_linearizable()
         except Exception as error:
             report.error = error
             history.violate(f"the run was ended by {type(error).__name__}: {error}")
