@@ -325,7 +325,7 @@ class History:
             self.violate(f"{request}: OutOfRange, but the file had {sorted(set(counts))} pages")
 
     def operations(self, name: str) -> list[Operation]:
-        """What was seen of a page file, to be judged as a whole; a truncation has an LSN just above the last commit's."""
+        """What was seen of a page file, to be judged as a whole; a truncation's LSN is just above the last commit's."""
         found = []
         last_lsn = 0
         for commit in self.files[name].commits:

@@ -73,6 +73,7 @@ EVENTS = (
         "NoSpace",
         "SnapshotTooOld",
         "panic",
+        "operations judged",
     ),
 )
 """What must happen in some run, or the simulation would show less than it seems to."""
