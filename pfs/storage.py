@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from pfs.files.filesystem import FileSystem
     from pfs.system import SystemOptions
 
-RESERVE = 256 << 10
-"""Bytes of log that only checkpoints may use (at most a quarter of a segment)."""
-
 
 class Storage:
     """Everything below the servers (see the module).
@@ -64,7 +61,6 @@ class Storage:
                 sync_method=wal.sync_method,
                 batch_bytes=wal.batch_bytes,
                 batch_requests=wal.batch_requests,
-                reserve=min(RESERVE, wal.segment_bytes // 4),
                 compress=wal.compress,
                 progress=progress,
             )
@@ -81,6 +77,8 @@ class Storage:
         )
         self.slots = SlotFiles(self.store.file_system)
         self.retention = Retention(files, self.slots, wal.slot_bytes)
+        self.log.buffer.dirty = self.dirty
+        self.log.keep_room_for(len(self.open_files))
         start: Any = runtime.start
         readers = [start(VirtualFileWorker) for _ in range(options.read_workers)]
         writers = [start(VirtualFileWorker) for _ in range(options.write_workers)]
@@ -104,6 +102,16 @@ class Storage:
             panic,
             options.dirty_bytes // 2,
         )
+
+    def file_opened(self, file_id: int, file: BlockFile) -> None:
+        """A page file is served from now on."""
+        self.open_files[file_id] = file
+        self.log.keep_room_for(len(self.open_files))
+
+    def file_closed(self, file_id: int) -> None:
+        """It is not any more, and has no dirty pages."""
+        del self.open_files[file_id]
+        self.log.keep_room_for(len(self.open_files))
 
     def kill(self, error: PfsError) -> None:
         """The system has failed: nothing more may be written, and who waits for a checkpoint gets the error."""

@@ -173,7 +173,7 @@ class System:
                 storage.dirty,
                 self.options.server.version_bytes,
             )
-            storage.open_files[opened.file_id] = opened.file
+            storage.file_opened(opened.file_id, opened.file)
             ref = self.runtime.start(
                 PageFileServer,
                 state,
@@ -229,7 +229,7 @@ class System:
             file_id = file._state.file_id
             self.checkpoint()
             self._storage.table.discard(file_id, 0, SystemStopped(f"{name!r} was closed"))
-            del self._storage.open_files[file_id]
+            self._storage.file_closed(file_id)
             self._store.close_file(name)
 
     # -- the log

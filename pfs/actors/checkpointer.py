@@ -214,27 +214,31 @@ class Checkpointer(Actor):
     # -- writing dirty pages
 
     def _write(self) -> None:
-        while not self._blocked and self._in_flight < RUNS_IN_FLIGHT:
-            if self._phase == "writing":
-                below: int | None = self._redo
-            elif self._dirty.bytes > self._soft:
-                below = None
-            else:
-                break
-            runs = self._dirty.take(RUN_PAGES, self._log.buffer.flushed, below)
-            if not runs:
-                break
-            for run in runs:
-                self._in_flight += 1
-                self._send(run)
         if self._phase == "writing" and not self._in_flight:
             oldest = self._dirty.oldest_first_lsn()
             if oldest is None or oldest >= self._redo:
                 self._phase = "syncing"
                 self._sync_files()
-            elif not self._blocked and not self._flushing:  # what is left was changed since, and is not flushed
-                self._flushing = True
-                self._wal.tell(WalFlush(None, self._actor_ref, "writing"))
+        while not self._blocked and self._in_flight < RUNS_IN_FLIGHT:
+            if self._phase == "writing":
+                below: int | None = self._redo
+            elif self._dirty.bytes > self._soft or self._log.wants_clean_pages:
+                below = None
+            else:
+                break
+            runs = self._dirty.take(RUN_PAGES, self._log.buffer.flushed, below)
+            if not runs:
+                self._flush_first()
+                break
+            for run in runs:
+                self._in_flight += 1
+                self._send(run)
+
+    def _flush_first(self) -> None:
+        """No page may be written now: if none is on its way, that is because their log is not flushed."""
+        if len(self._dirty) and not self._in_flight and not self._flushing:
+            self._flushing = True
+            self._wal.tell(WalFlush(None, self._actor_ref, "writing"))
 
     def _sync_files(self) -> None:
         self._workers[0].tell(Carry(self._sync, self._actor_ref, "syncing"))
@@ -259,8 +263,11 @@ class Checkpointer(Actor):
                 self._retry_later()
                 return
             if error is None:
+                was_short = self._log.wants_clean_pages
                 self._dirty.written(token.run)
                 self.pages_written += len(token.run.pages)
+                if was_short:
+                    self._wal.tell(RoomMade())
                 return
         if isinstance(error, RequestError) and (isinstance(token, _Cut) or token == "syncing"):
             if isinstance(token, _Cut):

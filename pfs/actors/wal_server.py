@@ -254,10 +254,7 @@ class WalServer(Actor):
         if buffer.inserted != message.inserted:
             return  # _keep_ahead looks again
         if buffer.wants_seal and not self._log.closed:
-            try:
-                buffer.seal()
-            except NoSpace:
-                pass  # the next batch vouches for this one
+            buffer.seal()
         self._pump()
 
     # -- segments

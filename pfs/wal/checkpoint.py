@@ -16,12 +16,10 @@ from itertools import islice
 
 from pfs.errors import InvalidRequest
 from pfs.wal.bodies import Checkpoint, PageCounts
+from pfs.wal.checkpoint_room import PAIRS_PER_RECORD
 from pfs.wal.control_file import IN_USE, STOPPED, ControlData, ControlFile
 from pfs.wal.log_buffer import LogBuffer, Place
-from pfs.wal.lsn import LARGEST_RECORD_OVERHEAD, MIN_SEGMENT_SIZE, format_lsn
-
-_PAIRS_PER_RECORD = (MIN_SEGMENT_SIZE - LARGEST_RECORD_OVERHEAD) // 16
-"""As many page counts go into one record; it fits into a segment of any size."""
+from pfs.wal.lsn import format_lsn
 
 
 def insert_checkpoint(
@@ -36,11 +34,12 @@ def insert_checkpoint(
     """Log PAGE_COUNTS records and a CHECKPOINT; the place of the latter.
 
     redo_lsn: what `LogBuffer.redo_point()` was when the checkpoint began; for a shutdown, what it is now.
-    page_counts: of every file, by id, as of now: after all COMMITs in the log, durable or not.  Raises `NoSpace`.
+    page_counts: of every file, by id, as of now: after all COMMITs in the log, durable or not.  All in one step, as
+    `checkpoint_room` supposes.  Raises `NoSpace`.
     """
     first = 0
     pairs = iter(page_counts.items())
-    while part := tuple(islice(pairs, _PAIRS_PER_RECORD)):
+    while part := tuple(islice(pairs, PAIRS_PER_RECORD)):
         place = buffer.insert_reserved(PageCounts(part))
         first = first or place.lsn
     return buffer.insert_reserved(Checkpoint(redo_lsn, first, next_file_id, next_transaction, shutdown))

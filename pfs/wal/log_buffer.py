@@ -19,15 +19,21 @@ Where recovery must begin: a transaction counts as *unsettled* from its first re
 are in the buffer pool, or that it was given up.  `redo_point()` is the first LSN of the oldest unsettled one, so a
 checkpoint that begins there loses neither the images of a long write still under way, nor those of one that is durable
 and not applied yet.
+
+Room that is kept for checkpoints (`pfs.wal.checkpoint_room`): only `insert_reserved` may come nearer to the limit than
+the reserve, and a slot for each page image of an unsettled transaction and each dirty page.  What counts is how many
+there are now, so nothing is to be given back, and nothing is forgotten.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sized
 from typing import NamedTuple
 
 from pfs.errors import InvalidRequest, NoSpace, ProtocolError
 from pfs.wal.bodies import NO_REQUEST, Body, Commit, PageImage, Seal, SegmentSwitch
+from pfs.wal.checkpoint_room import LARGEST_RESERVED, slot_size
 from pfs.wal.lsn import SEGMENT_HEADER_SIZE, check_segment_size, format_lsn
 from pfs.wal.records import (
     HEADER_SIZE,
@@ -85,6 +91,16 @@ class _Run:
         self.full = False
 
 
+class _Transaction:
+    """An unsettled transaction: its first LSN, and how many page images it has."""
+
+    __slots__ = ("first_lsn", "images")
+
+    def __init__(self, first_lsn: int) -> None:
+        self.first_lsn = first_lsn
+        self.images = 0
+
+
 class LogBuffer:
     """Inserts records and hands them out in batches (see the module).
 
@@ -92,7 +108,7 @@ class LogBuffer:
     0 if there is none.  seed: of the record checksums (`records.seed_of`).  batch_bytes, batch_requests: a batch that
     has reached one of them takes nothing more (it may exceed the bytes by one record).  vouch: False if what the log
     device calls durable is not (sync method `"none"`); then records vouch for nothing.  reserve: bytes before the limit
-    that only `insert_reserved` may use, so that a checkpoint, which makes room, is possible when there is none.
+    that only `insert_reserved` may use (`checkpoint_room.reserve_size`), beside the slots of pages.
     """
 
     def __init__(
@@ -118,7 +134,11 @@ class LogBuffer:
         self._batch_requests = batch_requests
         self._vouch = vouch
         self._compress = compress
-        self._reserve = reserve
+        self.reserve = reserve
+        """Bytes before the limit that only `insert_reserved` may use, beside the slots of pages."""
+        self.dirty: Sized = ()
+        """The dirty pages: how many they are is what matters here."""
+        self._slot = slot_size(segment_size)
         self._epoch = epoch
         self._seed = seed
         self._prev = prev_lsn
@@ -126,7 +146,8 @@ class LogBuffer:
         self._switched = False
         self._runs: deque[_Run] = deque()
         self._batch: Batch | None = None
-        self._unsettled: dict[int, int] = {}
+        self._unsettled: dict[int, _Transaction] = {}
+        self._images = 0
         self._sealed = True
         self.records = 0
         """How many records were inserted."""
@@ -167,9 +188,22 @@ class LogBuffer:
         return self._inserted - self._flushed
 
     @property
-    def reserve(self) -> int:
-        """Bytes before the limit that only `insert_reserved` may use."""
-        return self._reserve
+    def debt(self) -> int:
+        """Bytes that are kept for the images that pages may need when they are written: see `checkpoint_room`."""
+        return self._slot * (self._images + len(self.dirty))
+
+    @property
+    def room(self) -> int:
+        """How many bytes may be inserted before the limit without the reserve and the debt; below 0 if those are used.
+
+        A page image also takes a `slot` of it, and may leave up to its own length unused at the end of a segment.
+        """
+        return self._soft_limit() - self._inserted
+
+    @property
+    def slot(self) -> int:
+        """What a page adds to the debt."""
+        return self._slot
 
     @property
     def limit(self) -> int | None:
@@ -180,23 +214,25 @@ class LogBuffer:
     def limit(self, limit: int | None) -> None:
         self._limit = limit
         self._hard_limit = 1 << 64 if limit is None else limit
-        self._soft_limit = self._hard_limit if limit is None else limit - self._reserve
+
+    def _soft_limit(self) -> int:
+        return self._hard_limit - self.reserve - self._slot * (self._images + len(self.dirty))
 
     def redo_point(self) -> int:
         """Where recovery must begin if everything settled is in the data files: see the module."""
-        for lsn in self._unsettled.values():  # in the order of their first records
-            return lsn
+        for transaction in self._unsettled.values():  # in the order of their first records
+            return transaction.first_lsn
         return self.next_lsn
 
     @property
     def unsettled(self) -> dict[int, int]:
         """The unsettled transactions and their first LSNs, oldest first."""
-        return dict(self._unsettled)
+        return {number: transaction.first_lsn for number, transaction in self._unsettled.items()}
 
     @property
     def wants_seal(self) -> bool:
-        """True if all is durable, and the last batch is not vouched for by any record: time for a SEAL, if idle."""
-        return not self._sealed and self._flushed == self._inserted
+        """True if all is durable, no record vouches for the last batch, and there is room for a SEAL, which would."""
+        return not self._sealed and self._flushed == self._inserted and self.room >= 3 * HEADER_SIZE
 
     # ------------------------------------------------------------------------------------------ inserting
 
@@ -209,9 +245,12 @@ class LogBuffer:
         """
         image = page_data(page, page_crc, compress=self._compress)
         size = (PAGE_IMAGE_SIZE + len(image.data) + 7) & ~7
-        stamp = self._make_room(size, self._soft_limit)
-        if transaction not in self._unsettled:
-            self._unsettled[transaction] = stamp.lsn
+        stamp = self._make_room(size, self._soft_limit() - self._slot)
+        unsettled = self._unsettled.get(transaction)
+        if unsettled is None:
+            unsettled = self._unsettled[transaction] = _Transaction(stamp.lsn)
+        unsettled.images += 1
+        self._images += 1
         return self._append(stamp, encode_page_image(stamp, transaction, file_id, index, len(page), image), size, False)
 
     def insert_commit(
@@ -229,8 +268,11 @@ class LogBuffer:
 
         It is unsettled until `settle`, also a bulk one.  Raises `NoSpace`, and then nothing has happened.
         """
-        stamp = self._make_room(COMMIT_SIZE, self._soft_limit)
-        first = self._unsettled.setdefault(transaction, stamp.lsn)
+        stamp = self._make_room(COMMIT_SIZE, self._soft_limit())
+        unsettled = self._unsettled.get(transaction)
+        if unsettled is None:
+            unsettled = self._unsettled[transaction] = _Transaction(stamp.lsn)
+        first = unsettled.first_lsn
         record = encode_commit(stamp, transaction, file_id, first, pgid, n, page_count, request_id, bulk)
         return self._append(stamp, [record], COMMIT_SIZE, True)
 
@@ -239,19 +281,32 @@ class LogBuffer:
 
         Raises `NoSpace`, and `InvalidRequest` for a PageImage or Commit, or a record larger than a segment.
         """
-        return self._insert(body, self._soft_limit)
+        return self._insert(body, self._soft_limit())
 
     def insert_reserved(self, body: Body) -> Place:
-        """The same, and it may use the reserve: for what a checkpoint needs.  Raises `NoSpace`."""
+        """The same, and it may use what is kept for checkpoints.  Raises `NoSpace`.
+
+        Raises `InvalidRequest` for a record of more than `checkpoint_room.LARGEST_RESERVED` bytes.
+        """
+        if encoded_size(body) > LARGEST_RESERVED:
+            raise InvalidRequest(
+                f"{type(body).__name__} of {encoded_size(body)} bytes: records for checkpoints have at most "
+                f"{LARGEST_RESERVED} bytes"
+            )
         return self._insert(body, self._hard_limit)
 
     def first_lsn(self, transaction: int) -> int:
         """The first LSN of an unsettled transaction."""
-        return self._unsettled[transaction]
+        return self._unsettled[transaction].first_lsn
 
     def settle(self, transaction: int) -> None:
-        """A transaction's pages are in the buffer pool (or on disk), or it was given up; no effect if it is settled."""
-        self._unsettled.pop(transaction, None)
+        """A transaction's pages are in the buffer pool (or on disk), or it was given up; no effect if it is settled.
+
+        Those that are dirty now must be among `dirty`.
+        """
+        unsettled = self._unsettled.pop(transaction, None)
+        if unsettled is not None:
+            self._images -= unsettled.images
 
     def switch_segment(self) -> None:
         """Let the next record begin a new segment.  No effect at the start of one.  Raises `NoSpace`."""
@@ -259,8 +314,8 @@ class LogBuffer:
             self._make_room(self._segment_size - SEGMENT_HEADER_SIZE, self._hard_limit)
 
     def seal(self) -> Place:
-        """Log a SEAL, which vouches for all that is durable now."""
-        return self.insert_reserved(Seal())
+        """Log a SEAL, which vouches for all that is durable now.  Raises `NoSpace`."""
+        return self.insert(Seal())
 
     def _insert(self, body: Body, limit: int) -> Place:
         if isinstance(body, PageImage | Commit):

@@ -7,6 +7,7 @@ from itertools import count
 import msgspec
 
 from pfs.errors import InvalidRequest, NoSpace
+from pfs.wal.checkpoint_room import reserve_size
 from pfs.wal.log_buffer import LogBuffer
 from pfs.wal.log_files import SYNC_METHODS, SyncMethod
 from pfs.wal.lsn import check_segment_size
@@ -16,6 +17,9 @@ LEAST_SEGMENTS = 4
 
 LARGEST_STEP = 256 << 10
 """More bytes than two page images take, so that with so much room one always fits, wherever a segment ends."""
+
+_BESIDE_IMAGES = 256
+"""More bytes than a segment's header and the headers of two page images take."""
 
 
 class WalOptions(msgspec.Struct, frozen=True):
@@ -75,14 +79,19 @@ class SharedLog:
 
     @property
     def fill_ratio(self) -> float:
-        """How much of what the log may take up is taken up, 0.0 to 1.0 and a little more."""
-        return (self.buffer.inserted - self.redo_lsn) / self.most_bytes
+        """How much of what the log may take up is taken up or kept for checkpoints, 0.0 to 1.0 and a little more."""
+        buffer = self.buffer
+        return (buffer.inserted + buffer.debt - self.redo_lsn) / (self.most_bytes - buffer.reserve)
 
     @property
     def has_room(self) -> bool:
         """Whether an insertion of a batch, at least of one page, would find segments that exist."""
-        room = self._limit - self.buffer.reserve - self.buffer.inserted
-        return room > min(self.segment_bytes, max(2 * self.options.batch_bytes, LARGEST_STEP))
+        largest_image = self.segment_bytes + _BESIDE_IMAGES + self.buffer.slot  # with what it may leave unused
+        return self.buffer.room > min(largest_image, max(2 * self.options.batch_bytes, LARGEST_STEP))
+
+    def keep_room_for(self, files: int) -> None:
+        """There are so many page files, which checkpoints count the pages of."""
+        self.buffer.reserve = reserve_size(self.segment_bytes, files)
 
     @property
     def is_full(self) -> bool:
@@ -92,7 +101,8 @@ class SharedLog:
     @property
     def wants_segment(self) -> bool:
         """Whether the next segment should be made now: one is always kept ahead, up to the limit of all."""
-        return self._limit - self.buffer.inserted < 3 * self.segment_bytes and not self.is_full
+        ahead = self._limit - self.buffer.inserted - self.buffer.debt
+        return ahead < 3 * self.segment_bytes and not self.is_full
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -101,9 +111,14 @@ class SharedLog:
         due = gain > self.options.checkpoint_bytes or (self.is_full and not self.has_room)
         return due and gain >= self.segment_bytes
 
+    @property
+    def wants_clean_pages(self) -> bool:
+        """Whether the log is short of room, and has more when dirty pages have been written."""
+        return len(self.buffer.dirty) > 0 and (self.is_full or self.no_space is not None) and not self.has_room
+
     def is_held_up_by(self, transaction: int) -> bool:
         """Whether the log is full, and cannot be made shorter before this transaction has ended."""
-        if not self.is_full or self.has_room:
+        if not self.is_full or self.has_room or len(self.buffer.dirty) > 0:
             return False
         oldest = next(iter(self.buffer.unsettled.items()), None)
         return oldest is not None and oldest[0] == transaction and oldest[1] - self.redo_lsn < self.segment_bytes

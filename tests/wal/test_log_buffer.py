@@ -187,7 +187,7 @@ def test_a_segment_can_be_left_on_demand() -> None:
 
 def test_nothing_is_inserted_beyond_the_segments_that_exist() -> None:
     buffer = make(limit=2 * SIZE)
-    buffer.insert(Noop(3000))
+    buffer.insert(Noop(2600))
     last = buffer.insert_page(1, 7, 0, PAGE)
     with pytest.raises(NoSpace, match="no room for 584 bytes"):
         buffer.insert_page(1, 7, 1, PAGE)
@@ -196,7 +196,7 @@ def test_nothing_is_inserted_beyond_the_segments_that_exist() -> None:
         buffer.switch_segment()
     buffer.limit = 3 * SIZE
     assert buffer.limit == 3 * SIZE
-    assert buffer.insert_page(1, 7, 0, PAGE).lsn == 2 * SIZE + 64
+    assert buffer.insert_page(1, 7, 0, PAGE * 2).lsn == 2 * SIZE + 64
     with pytest.raises(NoSpace):
         buffer.insert(Noop(SIZE - 64 - 64))
 

@@ -1,0 +1,45 @@
+"""The room in the log that checkpoints need, and that nobody else may use.
+
+A checkpoint makes room in the log, but takes some first: a SIDECAR_IMAGE for each dirty page that it writes, at most;
+PAGE_COUNTS; CHECKPOINT.  If these did not fit, a full log could never be made shorter.  So insertions are held to a
+limit below the end of the segments, and what lies between is kept for records that are inserted with `insert_reserved`:
+
+* a *slot* for each page that is dirty, and for each page image of an unsettled transaction, which will be dirty,
+* a fixed *reserve* for the records of two checkpoints: one that frees a segment, and one before it that freed none.
+
+No reserved record is larger than `LARGEST_RESERVED`.  So in whatever order they come, a segment that they fill holds at
+least n = (segment size - header) div `LARGEST_RESERVED` of them; a slot is the n-th part of a segment.  The rest of a
+segment that is begun holds at least as many as it has slots, since a slot is larger than any of them; and the limit is
+the end of a segment.  So as many records as there are slots before the limit always fit.
+
+Records that are inserted in one step, one behind the other, and are not longer together, take one slot together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pfs.wal.bodies import CHECKPOINT, SIDECAR_IMAGE
+from pfs.wal.lsn import SEGMENT_HEADER_SIZE, aligned
+from pfs.wal.records import FIXED_SIZES, HEADER_SIZE
+from pfs.wal.sidecar import BLOCK_SIZE
+
+LARGEST_RESERVED: Final = HEADER_SIZE + FIXED_SIZES[SIDECAR_IMAGE] + BLOCK_SIZE
+"""Bytes of the largest record that may use the reserve, a SIDECAR_IMAGE."""
+
+PAIRS_PER_RECORD: Final = (LARGEST_RESERVED - HEADER_SIZE) // 16
+"""As many page counts go into one PAGE_COUNTS record."""
+
+_CHECKPOINT_PAIRS = (HEADER_SIZE + FIXED_SIZES[CHECKPOINT]) // 16
+"""A CHECKPOINT takes as much as so many page counts."""
+
+
+def slot_size(segment_size: int) -> int:
+    """Bytes of log to keep for one reserved record."""
+    return aligned(-(-segment_size // ((segment_size - SEGMENT_HEADER_SIZE) // LARGEST_RESERVED)))
+
+
+def reserve_size(segment_size: int, files: int) -> int:
+    """Bytes of log to keep for checkpoints of so many page files, beside the slots of pages."""
+    slots = -(-(files + _CHECKPOINT_PAIRS) // PAIRS_PER_RECORD)
+    return 2 * slots * slot_size(segment_size)
