@@ -70,7 +70,7 @@ def test_a_slot_past_slot_bytes_is_lost_and_its_owner_is_told(make_world: MakeWo
 
 
 def test_a_full_disk_gives_a_slot_up_before_it_refuses_a_write(make_world: MakeWorld) -> None:
-    world = make_world(wal=TINY_LOG)
+    world = make_world(wal=msgspec.structs.replace(TINY_LOG, most_bytes=12 * SEGMENT))
     world.system.create_slot("node")
     append(world, 30)
     pages = world.page_file.page_count
