@@ -205,6 +205,8 @@ class Checkpointer(Actor):
         self._blocked = False
         if self._phase == "syncing":
             self._sync_files()
+        elif self._phase == "recycling":
+            self._recycle()
 
     def _retry_later(self) -> None:
         if not self._blocked:
@@ -269,7 +271,7 @@ class Checkpointer(Actor):
                 if was_short:
                     self._wal.tell(RoomMade())
                 return
-        if isinstance(error, RequestError) and (isinstance(token, _Cut) or token == "syncing"):
+        if isinstance(error, RequestError) and (isinstance(token, _Cut) or token in ("syncing", "recycling")):
             if isinstance(token, _Cut):
                 self._cuts.append(token.message)
             self._retry_later()
@@ -281,12 +283,15 @@ class Checkpointer(Actor):
             self._record()
         elif token == "controlling":
             self._phase = "recycling"
-            log = self._log
-            upto = self._redo // log.segment_bytes + max(log.options.checkpoint_bytes // log.segment_bytes, 2)
-            recycle = partial(self._retention.recycle, self._redo, upto, log.buffer.epoch)
-            self._keeper.tell(Carry(recycle, self._actor_ref, "recycling"))
+            self._recycle()
         elif token == "recycling":
             self._made(result)
+
+    def _recycle(self) -> None:
+        log = self._log
+        upto = self._redo // log.segment_bytes + max(log.options.checkpoint_bytes // log.segment_bytes, 2)
+        recycle = partial(self._retention.recycle, self._redo, upto, log.buffer.epoch)
+        self._keeper.tell(Carry(recycle, self._actor_ref, "recycling"))
 
     def _cut(self) -> None:
         if self._blocked:

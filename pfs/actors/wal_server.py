@@ -27,9 +27,9 @@ from typing import Any
 import msgspec
 
 from pfs.actors import Actor, Address, BlockingActor
-from pfs.actors.file_worker import Carried, Carry
+from pfs.actors.file_worker import RETRY_SECONDS, Carried, Carry
 from pfs.actors.monitors import tell_if_alive
-from pfs.errors import FatalError, NoSpace, PfsError
+from pfs.errors import Busy, FatalError, NoSpace, PfsError
 from pfs.wal.bodies import Body
 from pfs.wal.log_buffer import Batch
 from pfs.wal.log_files import LogFiles
@@ -132,6 +132,9 @@ class LogDevice(BlockingActor):
         try:
             self._files.write(message.batch)
             self._files.sync()
+        except Busy:  # the next segment waits for a descriptor, and with it everybody; what was written is so again
+            self.send_after(RETRY_SECONDS, message)
+            return
         except PfsError as failure:
             error = failure
         except Exception as failure:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from pfs.errors import DirectoryLocked
 from pfs.files.block_file import BlockFile
 from pfs.files.catalog import Catalog
+from pfs.files.failures import meaning
 from pfs.files.filesystem import Condition, FileSystem
 from pfs.files.magnetic_disk import MagneticDisk
 from pfs.files.posix import PosixFileSystem
@@ -104,7 +105,10 @@ class PageFileStore:
         self._fs: FileSystem
         if isinstance(directory, (str, os.PathLike)):
             self.name = os.fspath(directory)
-            self._fs = PosixFileSystem.made(self.name)
+            try:
+                self._fs = PosixFileSystem.made(self.name)
+            except OSError as error:
+                raise meaning(error, "open", f"open the data directory {self.name!r}") from error
         else:
             self.name = "a simulated disk"
             self._fs = directory
@@ -119,13 +123,16 @@ class PageFileStore:
         self._open: dict[str, RelationFile] = {}
 
     def _take_lock(self) -> int:
-        descriptor = self._fs.open(LOCK_FILE, os.O_RDWR | os.O_CREAT)
+        try:
+            descriptor = self._fs.open(LOCK_FILE, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise meaning(error, "open", f"open {LOCK_FILE!r} in {self.name!r}") from error
         try:
             self._fs.lock(descriptor)
         except OSError as error:
             self._fs.close(descriptor)
             if not isinstance(error, BlockingIOError):
-                raise
+                raise meaning(error, "open", f"lock {LOCK_FILE!r} in {self.name!r}") from error
             raise DirectoryLocked(
                 f"{self.name} is in use by another System, of this process or another ({LOCK_FILE} is locked): "
                 "stop it, or use another directory"

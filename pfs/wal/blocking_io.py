@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 
+from pfs.errors import WriteFailed
 from pfs.files.failures import Deed, meaning
 from pfs.files.filesystem import FileSystem, WriteBuffer
 
@@ -73,13 +74,16 @@ def write_fully(fs: FileSystem, descriptor: int, buffers: Sequence[WriteBuffer],
         length = sum(map(len, part))
         written = 0
         while True:
+            what = f"write {length - written} bytes at {offset + written} of {path!r}"
             try:
-                written += fs.pwritev(descriptor, part, offset + written)
+                count = fs.pwritev(descriptor, part, offset + written)
             except OSError as error:
                 if error.errno == errno.EINTR:
                     continue
-                what = f"write {length - written} bytes at {offset + written} of {path!r}"
                 raise meaning(error, "write", what) from error
+            if not count:
+                raise WriteFailed(f"could not {what}: the disk takes none")
+            written += count
             if written == length:
                 break
             part = [memoryview(b"".join(buffers[first : first + MAX_BUFFERS]))[written:]]

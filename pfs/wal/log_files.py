@@ -10,8 +10,9 @@ one holds need not be erased, as its records say where they belong.
 
 Plain blocking code.  One thread may write and sync while another makes, recycles and removes segments; no more than one
 of each.  The descriptors of what is written are kept open, outside the pool of virtual files.  Errors:
-`NoSpace` (from making a segment, which then does not exist), `WriteFailed`, `SyncFailed`, `ReadFailed`,
-`ForeignWalSegment`; after any but NoSpace only a new start can tell what is in the files.
+`NoSpace` (from making a segment, which then does not exist), `Busy` (no descriptor is to be had: the same call can be
+made again), `WriteFailed`, `SyncFailed`, `ReadFailed`, `ForeignWalSegment`; after any other than the first two only a
+new start can tell what is in the files.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 from typing import Literal, NamedTuple
 
 from pfs.errors import ForeignWalSegment, InvalidRequest, PfsError
+from pfs.files.failures import NO_DESCRIPTORS, Deed, meaning
 from pfs.files.filesystem import FileSystem, WriteBuffer
 from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
 from pfs.wal.log_buffer import Batch
@@ -69,6 +71,7 @@ class LogFiles:
         self._open: dict[int, int] = {}
         self._unsynced: set[int] = set()
         self._existing: set[int] | None = None
+        self._names_changed = False
 
     # ------------------------------------------------------------------------------------------ names
 
@@ -110,8 +113,10 @@ class LogFiles:
     # ------------------------------------------------------------------------------------------ making
 
     def prepare(self, segment: int, epoch: int) -> None:
-        """Make a segment full of zeros, durably; no effect if it exists.  Raises `NoSpace`."""
+        """Make a segment full of zeros, durably; no effect if it exists.  Raises `NoSpace`, `Busy`."""
         if segment in self._numbers():
+            if self._names_changed:  # since an attempt to sync the directory found no descriptor for it
+                self._sync_directory()
             return
         temporary = self._temporary(segment)
         try:
@@ -145,7 +150,7 @@ class LogFiles:
             self._rename(path, following)
             self._numbers().discard(segment)
             following += 1
-        if old:
+        if self._names_changed:
             self._sync_directory()
 
     def remove_leftovers(self) -> None:
@@ -309,11 +314,13 @@ class LogFiles:
     def _rename(self, temporary: str, segment: int) -> None:
         with failing("rename", f"rename {temporary!r} to {self.path(segment)!r}"):
             self._fs.rename(temporary, self.path(segment))
+        self._names_changed = True
         self._numbers().add(segment)
 
     def _unlink(self, segment: int) -> None:
         with failing("rename", f"remove {self.path(segment)!r}"):
             self._fs.unlink(self.path(segment))
+        self._names_changed = True
         self._numbers().discard(segment)
 
     def _try_unlink(self, path: str) -> None:
@@ -323,8 +330,12 @@ class LogFiles:
             pass  # it is removed at the next start
 
     def _sync_directory(self) -> None:
-        with failing("sync", f"sync directory {self.directory!r}"):
+        try:
             self._fs.sync_directory(self.directory)
+        except OSError as error:
+            deed: Deed = "open" if error.errno in NO_DESCRIPTORS else "sync"  # without one, no sync was tried
+            raise meaning(error, deed, f"sync directory {self.directory!r}") from error
+        self._names_changed = False
 
     def _sync_descriptor(self, descriptor: int, path: str) -> None:
         with failing("sync", f"sync {path!r}"):

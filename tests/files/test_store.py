@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pfs.errors import CatalogDamaged, DirectoryLocked
+from pfs.errors import AccessDenied, Busy, CatalogDamaged, DirectoryLocked, FileExists, PageIOError
 from pfs.files.store import PageFileStore
 from pfs.testing.faults import Fault
 from pfs.testing.file_system import SimulatedFileSystem
@@ -59,9 +59,19 @@ def test_a_store_that_cannot_be_opened_unlocks_the_directory(disk: SimulatedFile
 
 def test_a_lock_that_fails_leaves_no_descriptor_open() -> None:
     disk = SimulatedFileSystem(faults=[Fault(errno.ENOLCK, operation="lock")])
-    with pytest.raises(OSError, match="No locks"):
+    with pytest.raises(PageIOError, match=r"could not lock 'pfs\.lock' in 'a simulated disk': No locks"):
         open_store(disk)
     assert not disk.open_descriptors
+
+
+def test_a_directory_that_cannot_be_used_is_refused_with_its_name(tmp_path: Path) -> None:
+    for code, refusal in [(errno.EMFILE, Busy), (errno.EACCES, AccessDenied), (errno.EIO, PageIOError)]:
+        disk = SimulatedFileSystem(faults=[Fault(code, operation="open", path="pfs.lock")])
+        with pytest.raises(refusal, match=r"could not open 'pfs\.lock' in 'a simulated disk'"):
+            open_store(disk)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExists, match=f"could not open the data directory '{tmp_path}/file'"):
+        open_store(tmp_path / "file")
 
 
 def test_closing_a_file_that_is_not_open_does_nothing(store: PageFileStore) -> None:

@@ -634,6 +634,30 @@ def test_commits_take_effect_in_their_order_in_the_log(make_world: Make) -> None
     assert len({lsn for lsn, _ in ends}) == 6
 
 
+def test_a_log_without_descriptors_for_long_costs_only_time(make_world: Make) -> None:
+    world = make_world(4)
+    client = Client(world)
+    shortages = [
+        Fault(errno.EMFILE, operation=operation, path=path, at=at)
+        for operation, path in (("open", "pfs_wal/0*"), ("rename", "pfs_wal/*"), ("sync_directory", "pfs_wal"))
+        for at in range(1, 80)
+    ]
+    world.disk.faults = list(shortages)
+    refs = []
+    for number in range(60):
+        refs += logged(world, client, 5)
+        if number % 10 == 9:
+            made = world.next_ref()
+            world.storage.checkpointer.tell(MakeCheckpoint(client.ref, made))
+            refs.append(made)
+    world.scheduler.run(until=lambda: all(client.end(ref) is not None for ref in refs))
+    assert not world.panics
+    struck = {fault.operation for fault in shortages if fault.struck}
+    assert struck == {"open", "rename", "sync_directory"}
+    world.disk.faults = []
+    world.serves_a_good_client()
+
+
 @pytest.mark.parametrize("operation", ["pwritev", "fdatasync"])
 def test_a_log_that_cannot_be_written_or_synced_ends_the_system_and_nothing_is_acknowledged(
     make_world: Make, operation: str

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from pfs.errors import ForeignWalSegment, InvalidRequest, NoSpace, ReadFailed, SyncFailed, WriteFailed
+from pfs.errors import Busy, ForeignWalSegment, InvalidRequest, NoSpace, ReadFailed, SyncFailed, WriteFailed
 from pfs.testing.file_system import Fault, SimulatedFileSystem
 from pfs.wal.bodies import Drop, Noop
 from pfs.wal.log_buffer import Batch, BatchPart, LogBuffer
@@ -168,6 +168,39 @@ def test_no_space_for_a_segment_leaves_nothing_behind() -> None:
     fs.capacity = None
     files.prepare(2, 1)
     assert files.segments() == [1, 2]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_a_directory_that_is_not_synced_for_want_of_a_descriptor_is_synced_by_the_next_call(code: int) -> None:
+    def busy() -> Fault:
+        return Fault(code, operation="sync_directory", path="pfs_wal")
+
+    fs = SimulatedFileSystem()
+    files = made(fs, 1)
+    fs.faults = [busy()]
+    with pytest.raises(Busy):
+        files.prepare(2, 1)
+    assert len(fs.crash_image("none", Random(1)).listdir("pfs_wal")) == 1
+    files.prepare(2, 1)
+    assert len(fs.crash_image("none", Random(1)).listdir("pfs_wal")) == 2
+    fs.faults = [busy()]
+    with pytest.raises(Busy):
+        files.recycle(2, 3, 1)
+    files.recycle(2, 3, 1)
+    assert fs.crash_image("none", Random(1)).listdir("pfs_wal") == fs.listdir("pfs_wal")
+    fs.faults = [Fault(errno.EIO, operation="sync_directory", path="pfs_wal")]
+    with pytest.raises(SyncFailed):
+        files.prepare(4, 1)
+    files.close()
+
+
+def test_a_disk_that_takes_nothing_is_an_error_and_not_an_endless_loop() -> None:
+    fs = SimulatedFileSystem()
+    files = made(fs, 1)
+    fs.pwritev = lambda descriptor, buffers, offset: 0
+    with pytest.raises(WriteFailed, match=r"could not write 3 bytes at 64 of .*: the disk takes none"):
+        files.write(batch_of(BatchPart(1, 64, [b"new"])))
+    files.close()
 
 
 def test_what_cannot_be_tidied_up_is_removed_at_the_next_start() -> None:
