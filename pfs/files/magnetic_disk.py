@@ -6,7 +6,8 @@ A fork is kept in segment files (`pfs.files.segments`), which from the first on 
   The fork ends with the first segment that is not full; a missing segment ends it too.
 * inactive: all after that.  Truncation leaves them behind, cut to length 0, because a reader may have them open; the
   extension that reaches one uses it again.  Whatever an inactive segment holds (a crash can leave the length of one
-  file on disk and lose that of the file before it) is not part of the fork, and is cut off before it is used.
+  file on disk and lose that of the file before it) is not part of the fork, and is cut off before it is used, and
+  before the segment in front of it is full.
 
 How readers and one writer get along.  What is known of a fork is one immutable `Extent`, its open files and its number
 of blocks, replaced in one step.  A reader takes the extent as it is, without a lock, and works with that.  A writer
@@ -389,6 +390,8 @@ class MagneticDiskRelation:
                         self._activate(fork, segment, segments)
                     if segment < target:
                         segments[segment].set_len(self.layout.segment_size)
+                if (block + count) % self._blocks_per_segment == 0:
+                    self._empty_next(fork, last + 1, segments)
                 fill(segments)
                 blocks = block + count
             except FatalError:
@@ -408,6 +411,16 @@ class MagneticDiskRelation:
             segments.append(self._disk.pool.open(self._path(fork, segment), _PERHAPS_NEW))
         if segments[segment].metadata().size:
             segments[segment].set_len(0)
+
+    def _empty_next(self, fork: Fork, segment: int, segments: list[VirtualFile]) -> None:
+        """Have an inactive segment, if there is one, hold nothing: the one before it is about to be full."""
+        if segment == len(segments):
+            if not self._disk.pool.exists(self._path(fork, segment)):
+                return
+            segments.append(self._disk.pool.open(self._path(fork, segment), _EXISTING))
+        if segments[segment].metadata().size:
+            segments[segment].set_len(0)
+            self._disk.register(SegmentTag(self.address, fork, segment), segments[segment])
 
     def _take_back(self, segments: Sequence[VirtualFile], first: int, blocks: int) -> None:
         """Cut the last segments, from segment number `first` on, to their lengths in a fork of so many blocks."""

@@ -356,6 +356,23 @@ def test_truncation_leaves_inactive_segments_empty_and_they_are_used_again(fs, m
     assert content(manager, relation) == [*blocks(1, after), ZEROS, *blocks(50, 9)]
 
 
+@pytest.mark.parametrize("left", [0, SIZE, 4 * SIZE])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_fork_that_just_fills_its_last_segment_does_not_take_in_the_one_behind(fs, manager, relation, left, known):
+    """A crash can leave the length of one file on disk, and lose that of the file before it."""
+    manager.extend(relation, MAIN, 0, blocks(1, 7 if known else 3))
+    if known:
+        manager.truncate(relation, {MAIN: 3})
+    put_file(fs, "base/5/16384.1", bytes(left))
+    assert manager.nblocks(relation) == 3
+    manager.extend(relation, MAIN, 3, blocks(4, 1))
+    assert manager.nblocks(relation) == 4
+    manager.sync()
+    manager.close(relation)
+    assert manager.nblocks(manager.open(ADDRESS, SIZE)) == 4
+    assert len(fs.durable_files["base/5/16384.1"]) == 0
+
+
 def test_several_forks_are_truncated_at_once_or_none(manager, relation):
     for fork in (Fork.FSM, Fork.VM):
         manager.create(relation, fork)
