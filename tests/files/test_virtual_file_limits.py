@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import re
 import resource
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from contextlib import contextmanager
 
 import pytest
 
 from pfs.errors import NoSpace
 from pfs.files.posix import PosixFileSystem
 from pfs.files.virtual_file import OpenOptions, VirtualFilePool
+from tests.privileges import skip_without_strace, small_disk
 from tests.support import run_python
 
 NEW = OpenOptions(write=True, create=True, truncate=True)
@@ -105,26 +103,6 @@ with make_pool() as pool:
     run_child(source, tmp_path)
 
 
-@contextmanager
-def small_disk(size):
-    """A file system in memory of that size; skipped, with the reason, where it cannot be mounted."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a small tmpfs needs root and mount")
-    with tempfile.TemporaryDirectory() as directory:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if mounted.returncode:
-            pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-        try:
-            yield directory
-        finally:
-            subprocess.run(["umount", directory], check=True)
-
-
 def test_a_full_disk_is_no_space_and_writing_resumes_when_there_is_room():
     with small_disk("1m") as root, VirtualFilePool(PosixFileSystem(root), slots=2, clock=time.monotonic) as pool:
         file, other, third = (pool.open(name, NEW) for name in ("f", "other", "third"))
@@ -198,29 +176,9 @@ INJECTIONS = [
 ]
 
 
-def strace_works():
-    """Why strace cannot be used here, or None."""
-    if shutil.which("strace") is None:
-        return "strace is not installed"
-    done = subprocess.run(
-        ["strace", "-o", os.devnull, "-e", "trace=close", "-e", "inject=close:error=EIO:when=9999", "true"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stderr.strip() or "strace failed" if done.returncode else None
-
-
-@pytest.fixture(scope="module")
-def strace():
-    reason = strace_works()
-    if reason is not None:
-        print(f"skipped: no errors can be injected: {reason}", file=sys.stderr)
-        pytest.skip(f"no errors can be injected: {reason}")
-
-
 @pytest.mark.parametrize(("injection", "expected"), INJECTIONS, ids=[injection for injection, _ in INJECTIONS])
-def test_an_error_that_the_kernel_gives_means_what_it_should(strace, tmp_path, injection, expected):
+def test_an_error_that_the_kernel_gives_means_what_it_should(tmp_path, injection, expected):
+    skip_without_strace()
     root, trace = tmp_path / "root", tmp_path / "trace"
     root.mkdir()
     call = injection.split(":")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from tests.process.known import Kind, Known, Request
 from tests.process.served import ServedProcess
@@ -66,12 +66,16 @@ def found_in(served: ServedProcess) -> dict[str, list[str]]:
     return found
 
 
+class Asked(Protocol):
+    """What a client sends its commands to."""
+
+    def ask(self, **command: Any) -> dict[str, Any] | None: ...
+
+
 class Client:
     """Writes and reads until the process ends, or a request fails in a way that nobody expected."""
 
-    def __init__(
-        self, served: ServedProcess, known: Known, number: int, random: Random, expected: Iterable[str]
-    ) -> None:
+    def __init__(self, served: Asked, known: Known, number: int, random: Random, expected: Iterable[str]) -> None:
         self.name = str(number)
         self.private = f"private {number}"
         self.mark = f"{random.getrandbits(32):x}"

@@ -66,6 +66,12 @@ class Known:
         self._last_durable_sent = -1
         self._written: dict[str, set[str]] = {name: set() for name in files}
 
+    def start_from(self, found: Mapping[str, Sequence[str]]) -> None:
+        """The pages that are there before the first request."""
+        for file in self.kinds:
+            self._base[file] = list(found[file])
+            self._written[file] = set(found[file])
+
     # ------------------------------------------------------------------------------------------ requests
 
     def begin(
@@ -148,9 +154,7 @@ class Known:
                 raise Contradiction(f"acknowledged and gone: {request}")
         self._check_holes(there, gone)
         self._requests.clear()
-        for file in self.kinds:
-            self._base[file] = list(found[file])
-            self._written[file] = set(found[file])
+        self.start_from(found)
 
     def _check_holes(self, there: set[Request], gone: set[Request]) -> None:
         if not there:
