@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ PAGES = 4096
 STRIDE = 7919
 IMAGES = tuple(os.urandom(PAGE_SIZE) for _ in range(61))
 """What is written, in turn, so that no page is overwritten with what it holds (SQLite would not write it)."""
+
+_runs = count()
+"""Each run begins with another image, as it writes the same pages in the same order as the one before."""
 
 APPENDED = 16_384
 RAW_BYTES = 64 << 20
@@ -87,6 +91,7 @@ def raw_commits(file: RawFile, clients: int) -> Callable[[float], float]:
 def by_threads(puts: Sequence[Put], seconds: float, meanwhile: Callable[[float], object] = time.sleep) -> float:
     """Commits a second of threads that each put one page after the other, for as long as `meanwhile` takes."""
     counts = [0] * len(puts)
+    first = next(_runs)
     go_on = True
     errors: list[BaseException] = []
     ready = threading.Barrier(len(puts) + 1)
@@ -98,7 +103,7 @@ def by_threads(puts: Sequence[Put], seconds: float, meanwhile: Callable[[float],
         try:
             while go_on:
                 number = (number + STRIDE) % PAGES
-                put(number, IMAGES[done % len(IMAGES)])
+                put(number, IMAGES[(first + done) % len(IMAGES)])
                 done += 1
                 counts[client] = done
         except BaseException as error:
@@ -123,6 +128,7 @@ class Committers:
     """What the client actors of one run share."""
 
     def __init__(self, clients: int) -> None:
+        self.first = next(_runs)
         self.commits = 0
         self.running = clients
         self.go_on = True
@@ -150,7 +156,7 @@ class Committer(pfs.Actor):
     def on_receive(self, message: Any) -> None:
         kind = type(message)
         if kind is StreamReady:
-            page = IMAGES[self._done % len(IMAGES)]
+            page = IMAGES[(self._shared.first + self._done) % len(IMAGES)]
             message.stream.tell(DataPages(message.ref, message.stream, self._pgid, (page,)))
             message.stream.tell(StreamEnd(message.ref, 1))
         elif kind is DataWriteEnd:
