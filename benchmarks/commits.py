@@ -221,11 +221,11 @@ def measured(system: pfs.System, run: Callable[[float], float]) -> Callable[[flo
         before = system.stats()["wal"]
         result = run(seconds)
         after = system.stats()["wal"]
-        counts = {name: after[name] - before[name] for name in ("batches", "checkpoints", "waits_ended")}
+        counts = {name: after[name] - before[name] for name in ("batches", "checkpoints", "commits")}
         if not counts["checkpoints"] and seconds >= LEAST_SECONDS:
             raise RuntimeError(f"no checkpoint was made within {seconds:g} s: measure longer (--seconds)")
         system.checkpoint()
-        return Measurement(result, {"commits per sync": counts["waits_ended"] / counts["batches"]})
+        return Measurement(result, {"commits per sync": counts["commits"] / counts["batches"]})
 
     return measure
 

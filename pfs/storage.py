@@ -135,6 +135,7 @@ class Storage:
             "flushed": buffer.flushed,
             "redo": self.log.redo_lsn,
             "records": buffer.records,
+            "commits": buffer.commits,
             "replayed_transactions": self.started.transactions,
             "replayed_pages": self.started.pages,
             "batches": wal.batches if wal else 0,

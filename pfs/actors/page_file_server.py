@@ -26,7 +26,7 @@ from pfs.actors.read_service import ReadService
 from pfs.actors.requests import ReadRequest, ServerOptions, Session, WriteRequest, is_address
 from pfs.actors.server_core import Request, ServerCore
 from pfs.actors.wal_server import WalFlushed, WalRefused, WalRoomMade
-from pfs.actors.write_service import WriteService
+from pfs.actors.write_service import Committed, WriteService
 from pfs.cache.page_file_state import PageFileState
 from pfs.errors import (
     Busy,
@@ -211,6 +211,7 @@ class PageFileServer(Actor):
             left -= pages or 1
             if pages and self._observer is not None:
                 self._observer(counters["turns"], request.session.client, request.ref, pages)
+        self._writes.flush()
         self._armed = False
         if request is not None and core.order:
             self._arm()
@@ -328,6 +329,8 @@ class PageFileServer(Actor):
                 self._writes.refused(token, error)
             case FileCut(token):
                 self._writes.was_cut(token.message)
+            case WalFlushed(Committed(), lsn):
+                self._writes.durable(lsn)
             case WalFlushed(token) | WalRoomMade(token):
                 self._writes.flushed(token)
         self._stop_when_quiet()

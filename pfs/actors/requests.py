@@ -94,8 +94,8 @@ class WriteRequest:
 
     __slots__ = (
         "append",
+        "commit_end",
         "durability",
-        "durable",
         "first_lsn",
         "images",
         "last_heard",
@@ -126,7 +126,8 @@ class WriteRequest:
         self.transaction = 0
         self.logged = 0
         self.lsn = self.first_lsn = 0
-        self.durable = False
+        self.commit_end = 0
+        """Where the log must be durable to before the write is published; 0 with durability "memory"."""
         self.loading = 0
         self.images: dict[int, bytes] = {}
         """Old images that were loaded from disk for reads in progress."""

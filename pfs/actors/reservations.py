@@ -57,6 +57,8 @@ class Reservations(Generic[Session, Request]):
 
     def _grant(self) -> list[Request]:
         now: list[Request] = []
+        if not self._waiting:
+            return now
         held_up: set[Session] = set()
         for request, (session, size) in self._waiting.items():
             if session in held_up or self._by_session.get(session, 0) + size > self.session_limit:

@@ -31,6 +31,7 @@ from pfs.actors.file_worker import RETRY_SECONDS, Carried, Carry
 from pfs.actors.monitors import tell_if_alive
 from pfs.errors import Busy, FatalError, NoSpace, PfsError
 from pfs.wal.bodies import Body
+from pfs.wal.gathering import Gathering
 from pfs.wal.log_buffer import Batch
 from pfs.wal.log_files import LogFiles
 from pfs.wal.retention import Retention
@@ -110,6 +111,10 @@ class RoomNotMade(msgspec.Struct, frozen=True, gc=False):
     error: PfsError
 
 
+class _Gathered(msgspec.Struct, frozen=True, gc=False):
+    """The server to itself: who was waited for has had time enough."""
+
+
 class _Prepared(msgspec.Struct, frozen=True, gc=False):
     segment: int
 
@@ -167,6 +172,9 @@ class WalServer(Actor):
         self._order = count()
         self._waiting: list[tuple[int, int, WalFlush | WalAppend]] = []
         self._room_waiting: list[WalRoom] = []
+        self._gathering = Gathering()
+        self._alarm_set = False
+        self._sent_at = 0.0
         self._preparing = False
         self._looking = False
         self._failed = False
@@ -186,6 +194,9 @@ class WalServer(Actor):
             self._written(message)
         elif kind is WalAppend:
             self._append(message)
+        elif kind is _Gathered:
+            self._alarm_set = False
+            self._pump()
         elif kind is WalRoom:
             self._room(message)
         elif kind is Carried:
@@ -230,10 +241,21 @@ class WalServer(Actor):
         self._wait(message, end)
 
     def _pump(self) -> None:
-        batch = self._log.buffer.next_batch()
-        if batch is not None:
-            self.batches += 1
-            self._device.tell(WriteLog(batch, self._actor_ref))
+        buffer = self._log.buffer
+        if not buffer.has_batch:
+            return
+        now = self.scheduler.now()
+        left = self._gathering.wait(buffer.requests, now)
+        if left:
+            if not self._alarm_set:
+                self._alarm_set = True
+                self.send_after(left, _Gathered())
+            return
+        batch = buffer.next_batch()
+        assert batch is not None
+        self.batches += 1
+        self._sent_at = now
+        self._device.tell(WriteLog(batch, self._actor_ref))
 
     def _written(self, message: LogWritten) -> None:
         if message.error is not None:
@@ -242,6 +264,8 @@ class WalServer(Actor):
             return
         buffer = self._log.buffer
         buffer.batch_flushed(message.batch)
+        now = self.scheduler.now()
+        self._gathering.completed(message.batch.requests, buffer.requests, now, now - self._sent_at)
         flushed = buffer.flushed
         waiting = self._waiting
         while waiting and waiting[0][0] <= flushed:

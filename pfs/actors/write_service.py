@@ -49,10 +49,8 @@ MOST_PENDING = 8 << 20
 """Bytes of log that are not durable yet, above which a write of many chunks waits for the log device."""
 
 
-class Committed(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: the log is being made durable up to this write's COMMIT."""
-
-    request: WriteRequest
+class Committed(msgspec.Struct, frozen=True, gc=False):
+    """Token: the log is being made durable up to the COMMITs of a turn."""
 
 
 class OldImage(msgspec.Struct, frozen=True, gc=False, eq=False):
@@ -86,6 +84,9 @@ class Truncated(msgspec.Struct, frozen=True, gc=False, eq=False):
     message: TruncateMessage
 
 
+_COMMITTED = Committed()
+
+
 class WriteService:
     """The writes and appends of one page file."""
 
@@ -106,6 +107,12 @@ class WriteService:
         """Writes that have begun to be logged and are not published."""
         self._publishing: deque[WriteRequest] = deque()
         """Committed writes that are not published, in commit order."""
+        self._wanted = 0
+        """Where the last COMMIT ends that must be made durable."""
+        self._asked = 0
+        """What part of that the log has been asked for."""
+        self._durable = 0
+        """How far the log is known to be durable."""
         self._tail = core.state.page_count
         """Where the next append begins: the page count when all that is committed is published."""
         self._truncations: deque[TruncateMessage] = deque()
@@ -253,17 +260,24 @@ class WriteService:
         request.state = "committed"
         self._publishing.append(request)
         if request.durability == "memory":
-            request.durable = True
             self._publish_ready()
         else:
-            self._core.tell_worker(self._wal, WalFlush(place.end, self._core.ref, Committed(request)))
+            request.commit_end = self._wanted = place.end
 
-    def flushed(self, token: Committed | Room | TruncationRoom | Synced | Truncated) -> None:
+    def flush(self) -> None:
+        """Have what was committed in this turn made durable: one message for all of it."""
+        if self._wanted > self._asked:
+            self._asked = self._wanted
+            self._core.tell_worker(self._wal, WalFlush(self._wanted, self._core.ref, _COMMITTED))
+
+    def durable(self, lsn: int) -> None:
+        """The log is durable up to there."""
+        self._durable = lsn
+        self._publish_ready()
+
+    def flushed(self, token: Room | TruncationRoom | Synced | Truncated) -> None:
         """The log is durable as far as was asked for, or has the room that was asked for."""
         match token:
-            case Committed(request):
-                request.durable = True
-                self._publish_ready()
             case Room(request):
                 if request.state == "logging":
                     self._core.ready(request)
@@ -294,17 +308,21 @@ class WriteService:
 
     def _publish_ready(self) -> None:
         state = self._core.state
-        while self._publishing and self._publishing[0].durable:
+        published = False
+        while self._publishing and self._publishing[0].commit_end <= self._durable:
             request = self._publishing[0]
             if request.loading:
-                return
+                break
             missing = [pgid for pgid in state.missing_images(request.pgid, request.n) if pgid not in request.images]
             if missing:
                 request.loading = len(missing)
                 for pgid in missing:
                     self._core.load(OldImage(request, pgid), pgid, [None])
-                return
+                break
             self._publish(self._publishing.popleft())
+            published = True
+        if published:
+            self._core.dirtied()
 
     def loaded(self, token: OldImage, pages: list[bytes], error: PfsError | None) -> None:
         """The old image of a page has come from disk, or not."""
@@ -329,7 +347,6 @@ class WriteService:
         self._settle(request)
         self._leave(request)
         core.tell(request.session.client, DataWriteEnd(request.ref, request.pgid, request.n, request.lsn))
-        core.dirtied()
         self._truncate_when_quiet()
 
     def _settle(self, request: WriteRequest) -> None:

@@ -102,6 +102,8 @@ class PageFileState:
 
     def missing_images(self, pgid: int, n: int) -> list[int]:
         """The pages of a run whose present image an open cut needs and which are only on disk."""
+        if not self._cuts:
+            return []
         return [
             number
             for number in sorted(self._needed(pgid, pgid + n))
@@ -123,8 +125,8 @@ class PageFileState:
         self.version += 1
         end = pgid + len(pages)
         outcomes: list[Outcome[Any]] = []
-        found = [(number, self._image(number)) for number in sorted(self._needed(pgid, min(end, self.page_count)))]
-        for number, image in found:
+        needed = sorted(self._needed(pgid, min(end, self.page_count))) if self._cuts else ()
+        for number, image in [(number, self._image(number)) for number in needed]:
             if image is None:  # a read may be waiting for it again: `PageTable.publish` would give it the new page
                 image = images[number]
                 outcomes += self.table.publish(self.file_id, number, [image])

@@ -151,6 +151,10 @@ class LogBuffer:
         self._sealed = True
         self.records = 0
         """How many records were inserted."""
+        self.commits = 0
+        """How many of them were COMMITs."""
+        self.requests = 0
+        """How many of them somebody waits for."""
         self.limit = limit
 
     # ------------------------------------------------------------------------------------------ where it stands
@@ -273,6 +277,7 @@ class LogBuffer:
         if unsettled is None:
             unsettled = self._unsettled[transaction] = _Transaction(stamp.lsn)
         first = unsettled.first_lsn
+        self.commits += 1
         record = encode_commit(stamp, transaction, file_id, first, pgid, n, page_count, request_id, bulk)
         return self._append(stamp, [record], COMMIT_SIZE, True)
 
@@ -375,6 +380,7 @@ class LogBuffer:
         run.end = end
         if request:
             run.requests += 1
+            self.requests += 1
         if end - run.start >= self._batch_bytes or run.requests >= self._batch_requests:
             run.full = True
         self._prev = lsn
@@ -385,6 +391,11 @@ class LogBuffer:
         return Place(lsn, end)
 
     # ------------------------------------------------------------------------------------------ batches
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether `next_batch` would give one."""
+        return self._batch is None and bool(self._runs)
 
     def next_batch(self) -> Batch | None:
         """The next records to write, at most one batch at a time; None if there are none, or one is under way."""
