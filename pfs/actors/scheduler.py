@@ -14,9 +14,9 @@ this caller's message too, and the caller sleeps on its reply.  Rules:
   turn.  On leaving it works off a few turns more (the credits that follow a reply) and hands what remains to the
   scheduler's thread.
 * The scheduler's thread never waits for the drive lock: while somebody drives, it serves users' actors.
-* A caller that sleeps looks every `SLICE` seconds whether there is work that nobody drives: the scheduler's thread
-  may be held up in a user's handler.  This is a safety net for a broken rule (handlers do not block), not the way
-  that replies arrive.
+* A caller that sleeps looks after `SLICE` seconds whether there is work that nobody drives, and then after twice as
+  long each time, up to `LONGEST_SLICE`: the scheduler's thread may be held up in a user's handler.  This is a safety
+  net for a broken rule (handlers do not block), not the way that replies arrive.
 
 **Why the scheduler's thread does not sleep through work.**  `needs_wake` is true only while that thread is parked
 (asleep, or about to be and having looked at the queues after setting it) and nobody drives.
@@ -59,7 +59,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pfs.actors")
 
 SLICE = 0.01
-"""Seconds between a sleeping caller's looks for work that nobody drives."""
+"""Seconds to a sleeping caller's first look for work that nobody drives."""
+
+LONGEST_SLICE = 0.16
+"""The most seconds between two such looks: many callers that wait for a slow disk must not keep each other awake."""
 
 CLEAN_UP_TURNS = 16
 """Turns that a driver takes for others, at most, after its own reply has come."""
@@ -178,6 +181,7 @@ class Scheduler(Runtime):
         if self._forked:
             raise SystemForked(_forked_message(self.name))
         deadline = math.inf if timeout is None else self.clock() + timeout
+        pause = SLICE
         while True:
             if self.inline_queue and self._drive(waiter, deadline, ident):
                 return
@@ -190,8 +194,9 @@ class Scheduler(Runtime):
                 if waiter.sleep(SLICE):
                     return
                 raise SystemStopped(f"{what_times_out()}: {self.name} is stopped")
-            if waiter.sleep(min(SLICE, left)):
+            if waiter.sleep(min(pause, left)):
                 return
+            pause = min(2 * pause, LONGEST_SLICE)
 
     def _drive(self, waiter: Waiter, deadline: float, ident: int) -> bool:
         """Take turns on this thread until the waiter is finished, if nobody else drives; returns whether it is."""

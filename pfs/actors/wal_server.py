@@ -220,6 +220,11 @@ class WalServer(Actor):
         assert exception_value is not None
         self._panic(exception_value)
 
+    @property
+    def gathers(self) -> bool:
+        """Whether there is a batch that waits a moment for others."""
+        return self._alarm_set and self._log.buffer.has_batch
+
     # -- waiting for durability
 
     def _wait(self, message: WalFlush | WalAppend, upto: int) -> None:

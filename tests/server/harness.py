@@ -176,13 +176,19 @@ class World:
     # -- steps
 
     def settle(self) -> None:
-        """Take steps until nothing can happen any more except timers and what is held."""
+        """Take steps until nothing can happen any more except timers and what is held.
+
+        A batch of the log that waits a moment for others is waited for.
+        """
         while self._busy():
             self.scheduler.step()
 
     def _busy(self) -> bool:
         scheduler = self.scheduler
         if scheduler.inline_queue or scheduler.own_queue:
+            return True
+        wal = self.storage.wal._actor
+        if wal is not None and wal.gathers and not self.panics:
             return True
         waits = [line for line in scheduler.who_waits() if not line.endswith(" messages")]
         return any("held by the test" not in line for line in waits)
