@@ -5,6 +5,7 @@ whose handlers run one at a time, so an insertion costs no message and fails, if
 What takes messages is waiting: `WalFlush(upto)` is answered with `WalFlushed` when everything before `upto` is durable.
 
 While the device writes and syncs one batch, records gather for the next; each batch is one gathered write and one sync.
+The next batch waits a moment for those whose commits the last one made durable (`pfs.wal.gathering`).
 Everybody who waits is told in the order of their LSNs.  The device does nothing but the system calls; what is computed
 is computed here.
 

@@ -10,7 +10,7 @@ from benchmarks.harness import CaseSet, Options, Unavailable, run_set
 
 @pytest.mark.parametrize("case_set", [*commits.SETS, *starts.SETS], ids=lambda case_set: case_set.name)
 def test_every_case_measures_something(case_set: CaseSet) -> None:
-    summary = run_set(case_set, Options(seconds=0.05, rounds=1, quick=True), seed=1)
+    summary = run_set(case_set, Options(seconds=0.19, rounds=1, quick=True), seed=1)
     missing = [case for case in summary.cases if (case.trouble or "").startswith("not available: ")]
     assert {case.name for case in missing} <= set(databases.DATABASES)
     assert [(case.name, case.trouble) for case in summary.cases if case.trouble and case not in missing] == []

@@ -625,6 +625,42 @@ def test_many_writers_share_a_sync(make_world: Make) -> None:
     assert world.calls.count("sync") <= 3
 
 
+def two_writers_at_a_slow_disk(world: World) -> tuple[Client, Client, int]:
+    """One writer has just been told, after a sync that took a second; the other one's write came meanwhile."""
+    one, other = Client(world), Client(world)
+    world.hold("sync")
+    first = one.write(0, [page("a")])
+    world.settle()
+    second = other.write(1, [page("b")])
+    world.pass_time(1.0)
+    assert world.calls.count("sync") == 1
+    world.held.clear()
+    world.until(lambda: one.end(first) is not None)
+    return one, other, second
+
+
+def test_the_next_batch_waits_for_who_was_told_just_now(make_world: Make) -> None:
+    syncs = []
+    for seed in range(10):
+        world = make_world(4, seed=seed)
+        one, other, second = two_writers_at_a_slow_disk(world)
+        third = one.write(2, [page("c")])
+        world.settle()
+        other.written(second)
+        one.written(third)
+        syncs.append(world.calls.count("sync"))
+    assert syncs.count(2) > 6, syncs  # in the others the clock leapt
+
+
+def test_the_next_batch_does_not_wait_long_for_who_does_not_come(make_world: Make) -> None:
+    world = make_world(4)
+    _, other, second = two_writers_at_a_slow_disk(world)
+    begin = world.scheduler.now()
+    world.until(lambda: other.end(second) is not None)
+    assert world.calls.count("sync") == 2
+    assert world.scheduler.now() - begin < 1.5  # the clock leaps by up to a second
+
+
 def test_commits_take_effect_in_their_order_in_the_log(make_world: Make) -> None:
     world = make_world(4)
     client = Client(world)
