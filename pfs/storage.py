@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pfs.actors import Address, Runtime
 from pfs.actors.buffer_pool import BufferPool, Waiting
-from pfs.actors.checkpointer import Checkpointer, MakeCheckpoint
+from pfs.actors.checkpointer import Checkpointer, Dirtied, MakeCheckpoint
 from pfs.actors.file_worker import VirtualFileWorker
+from pfs.actors.monitors import tell_if_alive
 from pfs.actors.reference import Ref
 from pfs.actors.wal_server import LogDevice, WalServer
 from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_table import PageTable
 from pfs.errors import PfsError
-from pfs.files.block_file import BlockFile
+from pfs.files.checked_file import CheckedFile
 from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
 from pfs.protocol import RequestFailed
+from pfs.wal.heal import FoundPage, find_page
 from pfs.wal.recovery import Progress, start_log
 from pfs.wal.retention import Retention
 from pfs.wal.shared_log import SharedLog
@@ -70,7 +72,7 @@ class Storage:
             raise
         self.table: PageTable[Waiting] = PageTable(options.buffer_bytes)
         self.dirty = DirtyPages()
-        self.open_files: dict[int, BlockFile] = {}
+        self.open_files: dict[int, CheckedFile] = {}
         files = self.started.files
         self.log = SharedLog(
             self.started.buffer, wal, files.segment_size, self.started.redo_lsn, self.started.next_transaction
@@ -85,7 +87,7 @@ class Storage:
         keeper = start(VirtualFileWorker)
         device = start(LogDevice, files)
         self._blocking: list[Any] = [*readers, *writers, keeper, device]
-        self.pool: Address = start(BufferPool, self.table, readers, panic)
+        self.pool: Address = start(BufferPool, self.table, readers, panic, self.dirty, self._heal, self._dirtied)
         self.wal: Address = start(WalServer, self.log, self.retention, device, keeper, panic)
         self.checkpointer: Address = start(
             Checkpointer,
@@ -103,7 +105,7 @@ class Storage:
             options.dirty_bytes // 2,
         )
 
-    def file_opened(self, file_id: int, file: BlockFile) -> None:
+    def file_opened(self, file_id: int, file: CheckedFile) -> None:
         """A page file is served from now on."""
         self.open_files[file_id] = file
         self.log.keep_room_for(len(self.open_files))
@@ -112,6 +114,17 @@ class Storage:
         """It is not any more, and has no dirty pages."""
         del self.open_files[file_id]
         self.log.keep_room_for(len(self.open_files))
+
+    def _heal(self, file_id: int, pgid: int) -> FoundPage | None:
+        """A page that is damaged on disk, as the log has it; None if it does not.  May block."""
+        try:
+            record = self.open_files[file_id].page_record(pgid)
+        except PfsError:
+            return None
+        return find_page(self.started.files, file_id, pgid, record)
+
+    def _dirtied(self) -> None:
+        tell_if_alive(self.checkpointer, Dirtied())
 
     def kill(self, error: PfsError) -> None:
         """The system has failed: nothing more may be written, and who waits for a checkpoint gets the error."""
@@ -125,6 +138,15 @@ class Storage:
             worker.kill()
         for actor in (self.wal, self.checkpointer):
             cast(Any, actor).kill()
+
+    def pool_stats(self) -> dict[str, int]:
+        """Counters of the page table and the buffer pool."""
+        pool = cast(Any, self.pool)._actor
+        return {
+            **self.table.stats(),
+            "damaged": pool.damaged if pool else 0,
+            "healed": pool.healed if pool else 0,
+        }
 
     def stats(self) -> dict[str, int]:
         """Counters of the log and the checkpoints."""

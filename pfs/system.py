@@ -285,7 +285,7 @@ class System:
             files[name] = {"page_size": stat.page_size, "page_count": stat.page_count, **stat.counters}
         return {
             "files": files,
-            "buffer_pool": self._storage.table.stats(),
+            "buffer_pool": self._storage.pool_stats(),
             "wal": self._storage.stats(),
             "virtual_files": self._store.stats(),
             "actors": self.runtime.stats(),

@@ -9,6 +9,9 @@ them but the checkpoint.
 Order, each step after the one before has succeeded: log flushed; dirty pages with a first LSN below the redo point
 written; data files synced; CHECKPOINT record flushed; control file written and synced; log segments recycled that no
 slot needs (`pfs.wal.retention`).
+Before a block of a sidecar is changed for the first time after a checkpoint has written its last block, its image as it
+is on disk is logged, and made durable (`pfs.wal.sidecar` says why).  The reserve of the log is for these records.
+
 If a data file has no space (or there is no descriptor) its pages stay dirty and the checkpoint goes on when there is;
 the log grows meanwhile, up to its limit.  Any other failure is fatal.
 """
@@ -28,12 +31,15 @@ from pfs.actors.monitors import tell_if_alive
 from pfs.actors.wal_server import RoomMade, RoomNotMade, WalFlush, WalFlushed
 from pfs.cache.dirty_pages import DirtyPages, DirtyRun
 from pfs.errors import NoSpace, PfsError, RequestError
-from pfs.files.block_file import BlockFile
+from pfs.files.checked_file import CheckedFile
+from pfs.files.sidecar_file import Blocks
+from pfs.wal.bodies import SidecarImage
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.control_file import ControlFile
 from pfs.wal.log_buffer import Place
 from pfs.wal.retention import Retention
 from pfs.wal.shared_log import SharedLog
+from pfs.wal.sidecar import locate
 
 RUNS_IN_FLIGHT = 4
 """How many runs of pages are on their way to the disk at a time."""
@@ -90,6 +96,19 @@ class _Written(msgspec.Struct, frozen=True, gc=False, eq=False):
     run: DirtyRun
 
 
+class _BlocksRead(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Token: sidecar blocks are read, whose images a run needs in the log."""
+
+    run: DirtyRun
+    blocks: tuple[int, ...]
+
+
+class _ImagesFlushed(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Token: the images that a run needs are being made durable."""
+
+    run: DirtyRun
+
+
 class _Cut(msgspec.Struct, frozen=True, gc=False, eq=False):
     message: CutFile
 
@@ -110,7 +129,7 @@ class Checkpointer(Actor):
         self,
         dirty: DirtyPages,
         log: SharedLog,
-        files: dict[int, BlockFile],
+        files: dict[int, CheckedFile],
         retention: Retention,
         control: ControlFile,
         wal: Address,
@@ -135,7 +154,11 @@ class Checkpointer(Actor):
         self._panic = panic
         self._soft = dirty_soft_bytes
         self._in_flight = 0
+        self._images: dict[tuple[int, int], int] = {}
+        """Sidecar blocks, by file id and number, with where their images end in the log, since the last checkpoint."""
         self._blocked = False
+        self._again: Callable[[], None] | None = None
+        """The step of this checkpoint that found no descriptor, and is to be tried again."""
         self._changed = False
         self._ticking = False
         self._flushing = False
@@ -203,10 +226,9 @@ class Checkpointer(Actor):
 
     def _retry(self) -> None:
         self._blocked = False
-        if self._phase == "syncing":
-            self._sync_files()
-        elif self._phase == "recycling":
-            self._recycle()
+        again, self._again = self._again, None
+        if again is not None:
+            again()
 
     def _retry_later(self) -> None:
         if not self._blocked:
@@ -220,6 +242,7 @@ class Checkpointer(Actor):
             oldest = self._dirty.oldest_first_lsn()
             if oldest is None or oldest >= self._redo:
                 self._phase = "syncing"
+                self._images.clear()  # what changes from here on may not be synced
                 self._sync_files()
         while not self._blocked and self._in_flight < RUNS_IN_FLIGHT:
             if self._phase == "writing":
@@ -246,9 +269,34 @@ class Checkpointer(Actor):
         self._workers[0].tell(Carry(self._sync, self._actor_ref, "syncing"))
 
     def _send(self, run: DirtyRun) -> None:
+        """Have a run written, after the sidecar blocks that it changes are in the log."""
         assert max(run.lsns) < self._log.buffer.flushed, "a page must not reach the disk before its log"
-        file = self._files[run.file_id]
-        self._worker_of(run.file_id).tell(
+        file_id = run.file_id
+        missing = tuple(number for number in _blocks_of(run) if (file_id, number) not in self._images)
+        if missing:
+            call = partial(self._files[file_id].sidecar_blocks, missing)
+            self._worker_of(file_id).tell(Carry(call, self._actor_ref, _BlocksRead(run, missing)))
+        else:
+            self._write_logged(run)
+
+    def _log_blocks(self, token: _BlocksRead, blocks: Blocks) -> None:
+        file_id = token.run.file_id
+        for number, block in zip(token.blocks, blocks, strict=True):
+            if (file_id, number) not in self._images:
+                end = 0  # a block that is damaged has nothing to lose
+                if block is not None:
+                    end = self._log.buffer.insert_reserved(SidecarImage(file_id, number, block)).end
+                self._images[file_id, number] = end
+        self._write_logged(token.run)
+
+    def _write_logged(self, run: DirtyRun) -> None:
+        file_id = run.file_id
+        end = max(self._images[file_id, number] for number in _blocks_of(run))
+        if end > self._log.buffer.flushed:
+            self._wal.tell(WalFlush(end, self._actor_ref, _ImagesFlushed(run)))
+            return
+        file = self._files[file_id]
+        self._worker_of(file_id).tell(
             Carry(lambda: file.write(run.pgid, run.pages, run.lsns), self._actor_ref, _Written(run))
         )
 
@@ -257,7 +305,13 @@ class Checkpointer(Actor):
         return self._workers[file_id % len(self._workers)]
 
     def _carried(self, token: Any, result: Any, error: PfsError | None) -> None:
-        if isinstance(token, _Written):
+        if isinstance(token, _BlocksRead) and error is None:
+            try:
+                self._log_blocks(token, result)
+                return
+            except NoSpace as no_space:
+                error = no_space
+        if isinstance(token, _Written | _BlocksRead):
             self._in_flight -= 1
             if isinstance(error, RequestError):  # no space, or no descriptor
                 self._dirty.not_written(token.run)
@@ -265,6 +319,7 @@ class Checkpointer(Actor):
                 self._retry_later()
                 return
             if error is None:
+                assert isinstance(token, _Written)
                 was_short = self._log.wants_clean_pages
                 self._dirty.written(token.run)
                 self.pages_written += len(token.run.pages)
@@ -274,6 +329,8 @@ class Checkpointer(Actor):
         if isinstance(error, RequestError) and (isinstance(token, _Cut) or token in ("syncing", "recycling")):
             if isinstance(token, _Cut):
                 self._cuts.append(token.message)
+            else:
+                self._again = self._sync_files if token == "syncing" else self._recycle
             self._retry_later()
         elif error is not None:
             self._panic(error)
@@ -319,6 +376,8 @@ class Checkpointer(Actor):
     def _flushed(self, token: Any) -> None:
         if token == "flushing":
             self._phase = "writing"
+        elif isinstance(token, _ImagesFlushed):
+            self._write_logged(token.run)
         elif token == "writing":
             self._flushing = False
         elif token == "recording":
@@ -365,6 +424,11 @@ class Checkpointer(Actor):
         self._wal.tell(RoomMade())
 
 
-def _cut_file(file: BlockFile, n: int) -> None:
+def _blocks_of(run: DirtyRun) -> range:
+    """The sidecar blocks that a run changes."""
+    return range(locate(run.pgid)[0], locate(run.pgid + len(run.pages) - 1)[0] + 1)
+
+
+def _cut_file(file: CheckedFile, n: int) -> None:
     if n < file.block_count():  # the pages beyond may never have been written
         file.truncate(n)

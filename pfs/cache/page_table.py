@@ -199,6 +199,11 @@ class PageTable(Generic[Waiter]):
             flight.waits.append(wait)
         return fetches
 
+    def awaits(self, fetch: Fetch, pgid: int) -> bool:
+        """Whether what a fetch reads of a page still counts: no write or truncation came between."""
+        flight = self._in_flight.get(fetch.file_id << 48 | pgid)
+        return flight is not None and flight.owner is fetch
+
     def complete(self, fetch: Fetch, results: Sequence[bytes | PfsError]) -> list[Outcome[Waiter]]:
         """Take what was read for a fetch: for each of its pages in order a page, or the error that it met.
 

@@ -9,8 +9,8 @@ from typing import Protocol
 class BlockFile(Protocol):
     """A file of equal blocks, numbered from 0.  Thread-safe; all but `try_read` may block.
 
-    Errors: a read raises `PageIOError` or `OutOfRange`; a write or truncation `NoSpace`, or a `FatalError`; a sync a
-    `FatalError`.
+    Errors: a read raises `PageIOError`, `PageCorrupt` or `OutOfRange`; a write or truncation `NoSpace`, or a
+    `FatalError`; a sync a `FatalError`.
     """
 
     @property

@@ -149,8 +149,12 @@ class Catalog:
 
     def _strays(self) -> list[str]:
         known = {entry.number for entry in self._table.entries.values()}
-        parsed = sorted(found for found in map(relation.parse_file_name, self._files()) if found)
-        return [f"{_DIRECTORY}/{relation.file_name(*found)}" for found in parsed if found.number not in known]
+        files = self._files()
+        parsed = sorted(found for found in map(relation.parse_file_name, files) if found)
+        sidecars = sorted(number for number in map(relation.parse_sidecar_name, files) if number)
+        names = [relation.file_name(*found) for found in parsed if found.number not in known]
+        names += [relation.sidecar_name(number) for number in sidecars if number not in known]
+        return [f"{_DIRECTORY}/{name}" for name in names]
 
     def _files(self) -> list[str]:
         try:
@@ -160,6 +164,8 @@ class Catalog:
 
     def _remove_files(self, entry: CatalogEntry) -> None:
         with suppress(RequestError):
+            with suppress(FileMissing):
+                self._pool.remove(relation.sidecar_path(entry.address))
             self._manager.unlink(entry.address)
 
     def _load(self) -> CatalogTable:

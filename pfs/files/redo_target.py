@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pfs.errors import CorruptionFound
-from pfs.files.store import PageFileStore, RelationFile
+from pfs.files.checked_file import CheckedFile
+from pfs.files.store import PageFileStore
 from pfs.wal.redo import CatalogChange
+from pfs.wal.sidecar import EMPTY_BLOCK
 
 
 class StoreRedoTarget:
@@ -18,18 +20,19 @@ class StoreRedoTarget:
 
     def __init__(self, store: PageFileStore) -> None:
         self._store = store
-        self._sizes = store.page_files()
-        self._open: dict[int, RelationFile] = {}
+        self._known = store.page_files().keys()
 
     def change_catalog(self, changes: Sequence[CatalogChange]) -> None:
         """Nothing: the catalog has its own file, and what it says is newer than the log."""
 
     def read_sidecar_block(self, file_id: int, block: int) -> bytes | None:
-        """None: there are no sidecars yet, and so no blocks whose other records a torn write could take along."""
-        return None
+        file = self._file(file_id)
+        return EMPTY_BLOCK if file is None else file.sidecar_blocks([block])[0]
 
     def restore_sidecar_block(self, file_id: int, block: int, image: bytes) -> None:
-        """Nothing: there are no sidecars yet."""
+        file = self._file(file_id)
+        if file is not None:
+            file.restore_sidecar_block(block, image)
 
     def write_pages(self, file_id: int, pgid: int, pages: Sequence[bytes], lsns: Sequence[int]) -> None:
         file = self._file(file_id)
@@ -51,14 +54,7 @@ class StoreRedoTarget:
 
     def sync(self) -> None:
         self._store.sync()
-        for file in self._open.values():
-            file.sync()
-            file.close()
-        self._open.clear()
+        self._store.close_all()
 
-    def _file(self, file_id: int) -> RelationFile | None:
-        if file_id not in self._sizes:
-            return None
-        if file_id not in self._open:
-            self._open[file_id] = self._store.open_by_id(file_id, self._sizes[file_id])
-        return self._open[file_id]
+    def _file(self, file_id: int) -> CheckedFile | None:
+        return self._store.open_by_id(file_id) if file_id in self._known else None

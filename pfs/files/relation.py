@@ -15,6 +15,7 @@ turns an address into file names and back; it touches no file.
     16384_fsm            free space map, segment 0
     16384_vm.2           visibility map, segment 2
     16384_init           what an unlogged relation is reset to after a crash
+    16384_sum            the sidecar of a page file (`pfs.wal.sidecar`), which is no fork: one file, however long
 
 The version directory lets two releases share one tablespace; PostgreSQL 15 calls its own `PG_15_202209061`.
 PostgreSQL's relations of temporary tables (`t3_16384`) have no address here: they do not outlive a session.
@@ -47,6 +48,10 @@ MAX_NUMBER = 2**32 - 1
 
 VERSION_DIRECTORY = "PFS_1"
 """The version directory of pfs's own tablespaces."""
+
+
+SIDECAR_SUFFIX = "_sum"
+"""How the name of a page file's sidecar ends."""
 
 
 class Fork(enum.IntEnum):
@@ -135,3 +140,19 @@ def parse_file_name(name: str) -> FileName | None:
     if number > MAX_NUMBER or segment > MAX_NUMBER:
         return None
     return FileName(number, _FORKS[match[2]], segment)
+
+
+def sidecar_name(number: int) -> str:
+    """The name of a page file's sidecar inside its directory."""
+    return f"{number}{SIDECAR_SUFFIX}"
+
+
+def sidecar_path(address: RelationAddress, version_directory: str = VERSION_DIRECTORY) -> str:
+    """The path of a page file's sidecar, relative to the root."""
+    return f"{directory(address, version_directory)}/{sidecar_name(address.number)}"
+
+
+def parse_sidecar_name(name: str) -> int | None:
+    """The relation number in the name of a sidecar; None for a name that is not one's."""
+    parsed = parse_file_name(name.removesuffix(SIDECAR_SUFFIX)) if name.endswith(SIDECAR_SUFFIX) else None
+    return parsed.number if parsed is not None and parsed[1:] == (Fork.MAIN, 0) else None

@@ -9,6 +9,7 @@ What is in a data directory:
     pfs.lock        locked while a system uses the directory
     pfs.catalog     the names (pfs.files.catalog)
     base/5/16384    the pages of page files, laid out as PostgreSQL lays out relations (pfs.files.relation)
+    base/5/16384_sum    checksum and LSN of each page (pfs.wal.sidecar)
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from pfs.errors import DirectoryLocked
-from pfs.files.block_file import BlockFile
 from pfs.files.catalog import Catalog
+from pfs.files.checked_file import CheckedFile
 from pfs.files.failures import meaning
 from pfs.files.filesystem import Condition, FileSystem
 from pfs.files.magnetic_disk import MagneticDisk
 from pfs.files.posix import PosixFileSystem
-from pfs.files.relation import Fork
+from pfs.files.relation import Fork, RelationAddress, sidecar_path
+from pfs.files.sidecar_file import CACHE_BYTES, SidecarCache, SidecarFile
 from pfs.files.storage_manager import Relation, StorageManager
 from pfs.files.virtual_file import VirtualFilePool
 
@@ -37,7 +39,7 @@ class OpenedFile(NamedTuple):
 
     file_id: int
     page_size: int
-    file: BlockFile
+    file: CheckedFile
 
 
 class RelationFile:
@@ -117,10 +119,12 @@ class PageFileStore:
             self._pool = VirtualFilePool(self._fs, slots=descriptors, clock=clock)
             self._manager = StorageManager({"disk": MagneticDisk(self._pool)}, segment_size=segment_bytes)
             self._catalog = Catalog(self._pool, self._manager)
+            self._sidecars = SidecarCache(self._pool)
         except BaseException:
             self._fs.close(self._lock_descriptor)
             raise
-        self._open: dict[str, RelationFile] = {}
+        self._open: dict[str, CheckedFile] = {}
+        self._open_by_id: dict[int, CheckedFile] = {}
 
     def _take_lock(self) -> int:
         try:
@@ -148,14 +152,37 @@ class PageFileStore:
         """Page size of every page file, by id."""
         return {entry.number: entry.page_size for entry in self._catalog.entries()}
 
-    def open_by_id(self, file_id: int, page_size: int) -> RelationFile:
-        """A page file for recovery, closed by the caller; a torn tail is cut, since the log has what is missing."""
-        address = next(each.address for each in self._catalog.entries() if each.number == file_id)
-        return RelationFile(self._manager, self._manager.open(address, page_size, repair=True))
+    def open_by_id(self, file_id: int) -> CheckedFile:
+        """A page file for recovery, open until `close_all`; a torn tail is cut, since the log has what is missing."""
+        if file_id not in self._open_by_id:
+            entry = next(each for each in self._catalog.entries() if each.number == file_id)
+            self._open_by_id[file_id] = self._checked(entry.name, entry.address, entry.page_size, repair=True)
+        return self._open_by_id[file_id]
+
+    def close_all(self) -> None:
+        """Close the page files that were opened by id; what was written to them is synced."""
+        while self._open_by_id:
+            self._open_by_id.popitem()[1].close()
+
+    def _checked(self, name: str, address: RelationAddress, page_size: int, *, repair: bool) -> CheckedFile:
+        pages = RelationFile(self._manager, self._manager.open(address, page_size, repair=repair))
+        sidecar = SidecarFile(self._pool, sidecar_path(address), address.number, self._sidecars)
+        try:
+            sidecar.open_existing()
+        except BaseException:
+            pages.close()
+            raise
+        return CheckedFile(pages, sidecar, address.number, name)
+
+    def forget_sidecars(self) -> None:
+        """Read the sidecars from the disk again: somebody else has changed them."""
+        self._sidecars.blocks.resize(0)
+        self._sidecars.blocks.resize(CACHE_BYTES)
 
     def sync(self) -> None:
         """Make everything that was written to page files durable."""
         self._manager.sync()
+        self._pool.sync_pending()
 
     def remove_strays(self) -> None:
         """Remove the files of page files that were dropped."""
@@ -168,8 +195,7 @@ class PageFileStore:
     def open(self, name: str, *, create: bool, page_size: int | None, repair: bool) -> OpenedFile:
         """Open a page file that is not open, or make it; errors as `System.open` says."""
         entry = self._catalog.open(name, create=create, page_size=page_size)
-        relation = self._manager.open(entry.address, entry.page_size, repair=repair)
-        file = self._open[name] = RelationFile(self._manager, relation)
+        file = self._open[name] = self._checked(name, entry.address, entry.page_size, repair=repair)
         return OpenedFile(entry.address.number, entry.page_size, file)
 
     def close_file(self, name: str) -> None:
@@ -204,3 +230,5 @@ class PageFileStore:
             stack.callback(self._manager.shutdown)
             for name in list(self._open):
                 stack.callback(self.close_file, name)
+            for file in self._open_by_id.values():
+                stack.callback(file.close)

@@ -20,7 +20,7 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 from pfs.errors import WalDamaged, WalSegmentMissing
-from pfs.wal.bodies import COMMIT, PAGE_IMAGE, SEGMENT_SWITCH
+from pfs.wal.bodies import SEGMENT_SWITCH
 from pfs.wal.log_files import LogFiles, Segment
 from pfs.wal.lsn import ALIGNMENT, SEGMENT_HEADER_SIZE, format_lsn
 from pfs.wal.records import (
@@ -28,9 +28,6 @@ from pfs.wal.records import (
     MAGIC_BYTES,
     Record,
     decode,
-    decode_commit,
-    image_index,
-    image_page,
     is_placed_at,
     seed_of,
 )
@@ -73,24 +70,6 @@ class LogReader:
                 f"in WAL segment {self._files.path(segment.number)!r}, though one was durable there"
             )
         return record
-
-    def page_image(self, commit_lsn: int, pgid: int) -> bytes | None:
-        """The image of a page as a transaction wrote it, to heal a page whose sidecar record names that COMMIT.
-
-        None if the log no longer has it, or never had (a bulk append).
-        """
-        try:
-            commit = decode_commit(self.record_at(commit_lsn, only=COMMIT))
-        except (WalDamaged, WalSegmentMissing):
-            return None
-        index = pgid - commit.pgid
-        scan = LogScan(self, commit.first_lsn)
-        for record in scan:
-            if record.lsn >= commit_lsn:
-                break
-            if record.type == PAGE_IMAGE and record.transaction == commit.transaction and image_index(record) == index:
-                return image_page(record)
-        return None
 
     # ------------------------------------------------------------------------------------------ the end
 

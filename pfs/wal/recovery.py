@@ -405,9 +405,7 @@ class _Start:
 
 def _changed_blocks(plan: Plan) -> list[tuple[int, int]]:
     """File id and number of the sidecar blocks that carrying out a plan may change."""
-    changed = {(file_id, locate(pgid)[0]) for file_id, pages in plan.pages.items() for pgid in pages}
-    changed |= {(file_id, locate(count)[0]) for file_id, count in plan.page_counts.items()}
-    return sorted(changed)
+    return sorted({(file_id, locate(pgid)[0]) for file_id, pages in plan.pages.items() for pgid in pages})
 
 
 def _nobody(_: Progress) -> None:

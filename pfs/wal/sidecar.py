@@ -4,7 +4,7 @@ A page has one record of 16 bytes:
 
     offset  size
          0     4  checksum: CRC-32C of the page, continued over file id, pgid and LSN (8 bytes each)
-         4     4  flags: 1 written
+         4     4  flags: 1 written, 2 lost
          8     8  LSN of the COMMIT that the page is of (a bulk append: an LSN before its COMMIT)
 
 so that a page at the wrong place, of another file or of another time does not match.  A record of zeros is a page that
@@ -18,7 +18,10 @@ Records stand in blocks of 512 bytes, 31 to a block; page n is record n mod 31 o
          8     8  block number
         16   496  31 records
 
-A block of zeros was never written: none of its pages was.
+A block of zeros was never written: none of its pages was.  Records beyond the file's page count mean nothing.
+
+A block that is not valid cannot say any more which pages match.  When pages of it are written, it is made anew, and the
+records of its other pages are marked as lost: they match no page, until the log heals them or they are written.
 
 A torn write of a block could take along the records of pages that did not change, and of which the log has no image
 any more.  So the first change of a block after a checkpoint logs the block (SIDECAR_IMAGE), and that record is durable
@@ -31,13 +34,14 @@ before the block is written.  Three rules make this right while checkpoints over
 * If there are several images of a block the last one counts.  A bulk append, whose pages have no images, logs each
   block that it shares with committed pages with its own records already in it; an older image would lack them.
 
-A restored block may hold records of pages that were never committed; they lie beyond the page count, and are cleared
-when recovery sets that.
+A restored block may hold records of pages that were never committed, or were cut off since; they lie beyond the page
+count, or are written again with their pages.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from pfs.wal.crc import crc32c
@@ -48,6 +52,7 @@ HEADER_SIZE: Final = 16
 RECORDS_PER_BLOCK: Final = (BLOCK_SIZE - HEADER_SIZE) // RECORD_SIZE
 VERSION: Final = 1
 WRITTEN: Final = 1
+LOST: Final = 2
 
 EMPTY_BLOCK: Final = bytes(BLOCK_SIZE)
 """A block none of whose pages was ever written."""
@@ -57,14 +62,19 @@ _IDENTITY = struct.Struct("<QQQ")
 _FILE_ID = struct.Struct("<Q")
 _REST_OF_HEADER = struct.Struct("<IQ")
 _CRC = struct.Struct("<I")
-_NEVER_WRITTEN = bytes(RECORD_SIZE)
 
 
 class PageRecord(NamedTuple):
-    """What the sidecar says of a page that was written."""
+    """What the sidecar says of a page that was written.  A checksum of None matches no page: the record was lost."""
 
-    checksum: int
+    checksum: int | None
     lsn: int
+
+
+LOST_RECORD: Final = PageRecord(None, 0)
+"""The record of a page whose record was in a block that was not valid."""
+
+_ALL_LOST = bytes(HEADER_SIZE) + RECORDS_PER_BLOCK * _RECORD.pack(0, LOST, 0)
 
 
 def locate(pgid: int) -> tuple[int, int]:
@@ -75,11 +85,6 @@ def locate(pgid: int) -> tuple[int, int]:
 def block_count(page_count: int) -> int:
     """How many blocks so many pages have."""
     return -(-page_count // RECORDS_PER_BLOCK)
-
-
-def page_checksum(page_crc: int, file_id: int, pgid: int, lsn: int) -> int:
-    """The checksum of a page from the CRC-32C of its bytes."""
-    return crc32c(_IDENTITY.pack(file_id, pgid, lsn), page_crc)
 
 
 def page_record(page_crc: int, file_id: int, pgid: int, lsn: int) -> PageRecord:
@@ -95,28 +100,20 @@ def page_matches(record: PageRecord, page: bytes | memoryview, file_id: int, pgi
 def read_record(block: bytes | bytearray | memoryview, number: int) -> PageRecord | None:
     """A record of a block that was checked; None if its page was never written."""
     checksum, flags, lsn = _RECORD.unpack_from(block, HEADER_SIZE + number * RECORD_SIZE)
-    return PageRecord(checksum, lsn) if flags & WRITTEN else None
+    if flags & WRITTEN:
+        return PageRecord(checksum, lsn)
+    return LOST_RECORD if flags & LOST else None
 
 
-def put_record(block: bytearray, number: int, record: PageRecord | None) -> None:
-    """Set a record, None for never written.  The block must be sealed before it is written anywhere."""
-    offset = HEADER_SIZE + number * RECORD_SIZE
-    if record is None:
-        block[offset : offset + RECORD_SIZE] = _NEVER_WRITTEN
-    else:
-        _RECORD.pack_into(block, offset, record.checksum, WRITTEN, record.lsn)
-
-
-def clear_records(block: bytearray, first: int) -> None:
-    """Set the records from number `first` on to never written, as truncation does."""
-    offset = HEADER_SIZE + first * RECORD_SIZE
-    block[offset:] = bytes(BLOCK_SIZE - offset)
-
-
-def seal_block(block: bytearray, file_id: int, number: int) -> None:
-    """Complete the header of block `number` of a file's sidecar."""
-    _REST_OF_HEADER.pack_into(block, 4, VERSION, number)
-    _CRC.pack_into(block, 0, _block_crc(block, file_id))
+def changed_block(block: bytes | None, file_id: int, number: int, records: Mapping[int, PageRecord]) -> bytes:
+    """Block `number` of a file's sidecar with new records of pages that were written, by pgid; None: not valid."""
+    new = bytearray(_ALL_LOST if block is None else block)
+    first = number * RECORDS_PER_BLOCK
+    for pgid, record in records.items():
+        _RECORD.pack_into(new, HEADER_SIZE + (pgid - first) * RECORD_SIZE, record.checksum, WRITTEN, record.lsn)
+    _REST_OF_HEADER.pack_into(new, 4, VERSION, number)
+    _CRC.pack_into(new, 0, _block_crc(new, file_id))
+    return bytes(new)
 
 
 def block_is_valid(block: bytes | bytearray | memoryview, file_id: int, number: int) -> bool:

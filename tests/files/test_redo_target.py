@@ -10,6 +10,7 @@ from pfs.errors import CorruptionFound
 from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
 from pfs.testing.file_system import SimulatedFileSystem
+from pfs.wal.sidecar import EMPTY_BLOCK
 
 PAGE = 512
 
@@ -25,6 +26,15 @@ def made(store: PageFileStore, name: str = "names") -> int:
     opened = store.open(name, create=True, page_size=PAGE, repair=False)
     store.close_file(name)
     return opened.file_id
+
+
+def damage(store: PageFileStore, file_id: int) -> None:
+    """Change a byte of the first block of a sidecar, behind the store's back."""
+    fs = store.file_system
+    descriptor = fs.open(f"base/5/{file_id}_sum", 2)
+    fs.pwritev(descriptor, [b"?"], 20)
+    fs.close(descriptor)
+    store.forget_sidecars()
 
 
 def content(store: PageFileStore, name: str = "names") -> list[bytes]:
@@ -71,11 +81,29 @@ def test_what_is_logged_of_a_dropped_file_is_passed_over(store: PageFileStore) -
     assert store.names() == []
 
 
-def test_there_are_no_sidecars_to_restore_or_catalog_changes_to_make(store: PageFileStore) -> None:
+def test_a_sidecar_block_is_restored_only_if_it_is_damaged(store: PageFileStore) -> None:
     file_id = made(store)
     target = StoreRedoTarget(store)
-    target.change_catalog([])
-    target.restore_sidecar_block(file_id, 0, bytes(512))
-    assert target.read_sidecar_block(file_id, 0) is None
+    assert target.read_sidecar_block(file_id, 0) == EMPTY_BLOCK
+    target.write_pages(file_id, 0, [b"a" * PAGE] * 3, [40] * 3)
+    image = target.read_sidecar_block(file_id, 0)
+    assert image is not None
+    target.restore_sidecar_block(file_id, 0, EMPTY_BLOCK)
+    assert target.read_sidecar_block(file_id, 0) == image
+    target.set_page_count(file_id, 3)
     target.sync()
-    assert store.names() == ["names"]
+    damage(store, file_id)
+    again = StoreRedoTarget(store)
+    assert again.read_sidecar_block(file_id, 0) is None
+    again.restore_sidecar_block(file_id, 0, image)
+    again.sync()
+    assert content(store) == [b"a" * PAGE] * 3
+
+
+def test_what_is_logged_of_the_sidecar_of_a_dropped_file_is_passed_over(store: PageFileStore) -> None:
+    target = StoreRedoTarget(store)
+    target.change_catalog([])
+    assert target.read_sidecar_block(99, 0) == EMPTY_BLOCK
+    target.restore_sidecar_block(99, 0, EMPTY_BLOCK)
+    target.sync()
+    assert store.names() == []

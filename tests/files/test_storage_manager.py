@@ -421,6 +421,17 @@ def test_what_lies_in_segments_after_the_end_never_comes_back(fs, manager, relat
     assert content(manager, again) == [*blocks(1, 5), *[ZEROS] * 5, block(99)]
 
 
+def test_filling_a_segment_does_not_bring_back_what_lies_in_the_next(fs, manager, relation):
+    manager.extend(relation, MAIN, 0, blocks(1, 12))
+    manager.close(relation)
+    put_file(fs, "base/5/16384.1", block(5))
+    again = manager.open(ADDRESS, SIZE)
+    manager.extend(again, MAIN, 5, blocks(20, 3))
+    assert content(manager, again) == [*blocks(1, 5), *blocks(20, 3)]
+    manager.close(again)
+    assert manager.nblocks(manager.open(ADDRESS, SIZE)) == 8
+
+
 def test_the_number_of_blocks_is_looked_up_once_and_stays_right(fs, manager, relation):
     other = manager.open(ADDRESS, SIZE)
     manager.extend(relation, MAIN, 0, blocks(1, 6))

@@ -73,7 +73,7 @@ def test_5_a_torn_tail_is_found_when_the_file_is_opened() -> None:
     opened.file.write(0, [page("a"), page("b")], [1, 1])
     opened.file.sync()
     store.close()
-    [path] = [path for path in disk.durable_files if path.startswith("base/")]
+    path = f"base/5/{opened.file_id}"
     descriptor = disk.open(path, 2)
     disk.pwritev(descriptor, [b"torn"], 2 * PAGE_SIZE)
     disk.close(descriptor)

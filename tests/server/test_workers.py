@@ -237,7 +237,7 @@ def test_without_a_worker_a_read_fails_for_good(place: Place) -> None:
 
 
 def test_the_pools_own_failure_is_told_upwards(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    place.pool.tell(BlocksRead("no fetch", []))
+    place.pool.tell(LoadRuns(ToldFile(), ("no fetch",)))
     place.scheduler.run()
     assert len(place.panics) == 1
 
@@ -245,7 +245,7 @@ def test_the_pools_own_failure_is_told_upwards(place: Place, caplog: pytest.LogC
 def test_a_pool_that_nobody_listens_to_fails_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     scheduler = SimulatedScheduler(1)
     pool = scheduler.start(BufferPool, PageTable(0), [])
-    pool.tell(BlocksRead("no fetch", []))
+    pool.tell(LoadRuns(ToldFile(), ("no fetch",)))
     scheduler.run()
     assert not pool.is_alive()
     scheduler.stop()

@@ -298,7 +298,7 @@ def answer_early_data_besides_its_request(patch: pytest.MonkeyPatch) -> None:
 
 KNOCK_OUTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     acknowledge_before_the_sync: "not durable",
-    write_pages_before_their_log: "not durable",
+    write_pages_before_their_log: "not durable|cannot be trusted",
     begin_recovery_behind_writes_under_way: "",
     record_checkpoints_without_syncing_data: "",
     forget_truncations: "not durable",

@@ -8,8 +8,8 @@ from pfs.errors import WalDamaged, WalSegmentMissing
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.wal.bodies import DROP, SEAL, Drop, Epoch, Noop, PageImage, Seal, SegmentSwitch
 from pfs.wal.log_files import LogFiles
-from pfs.wal.reader import Leftover, LogReader, check_tail
-from tests.wal.logs import PAGE, SIZE, START, SYSTEM, bare, close, flush, forge, poke, scanned, start, write
+from pfs.wal.reader import Leftover, check_tail
+from tests.wal.logs import SIZE, START, SYSTEM, bare, forge, poke, scanned
 
 
 @pytest.fixture
@@ -178,35 +178,6 @@ def test_one_record_is_read_by_its_lsn(fs: SimulatedFileSystem) -> None:
         reader.record_at(START + 8)
     with pytest.raises(WalSegmentMissing, match="000000010000000000000004"):
         reader.record_at(4 * SIZE + 64)
-
-
-def test_the_image_of_a_page_is_found_by_the_commit_that_its_sidecar_record_names(fs: SimulatedFileSystem) -> None:
-    log = start(fs)
-    log.buffer.limit = None
-    log.buffer.insert_page(1, 5, 0, b"a" * 512)
-    commit = write(log, 2, 5, 3, [b"b" * 512, b"c" * 512], 5)
-    log.buffer.insert_page(1, 5, 1, b"d" * 512)
-    other = log.buffer.insert_commit(1, 5, 3, 2, 5).lsn
-    bulk = log.buffer.insert_commit(9, 5, 5, 2, 7, bulk=True).lsn
-    flush(log)
-    close(log)
-    reader = LogReader(log.files)
-    assert reader.page_image(commit, 4) == b"c" * 512
-    assert reader.page_image(other, 3) == b"a" * 512
-    assert reader.page_image(other, 5) is None
-    assert reader.page_image(bulk, 5) is None
-    assert reader.page_image(other + 8, 3) is None
-    assert reader.page_image(99 * SIZE, 3) is None
-
-
-def test_a_log_cut_before_the_commit_heals_nothing(fs: SimulatedFileSystem) -> None:
-    reader = bare(fs, 1)
-    from pfs.wal.bodies import Commit
-
-    image = forge(fs, START, PageImage(1, 5, 0, PAGE))
-    forge(fs, image + 64, Commit(1, 5, START, 0, 2, 2), prev_lsn=START)
-    assert reader.page_image(image + 64, 1) is None
-    assert reader.page_image(image + 64, 0) == PAGE
 
 
 def test_records_that_say_nothing_are_passed_over(fs: SimulatedFileSystem) -> None:

@@ -16,14 +16,11 @@ from pfs.wal.sidecar import (
     PageRecord,
     block_count,
     block_is_valid,
-    clear_records,
+    changed_block,
     locate,
-    page_checksum,
     page_matches,
     page_record,
-    put_record,
     read_record,
-    seal_block,
 )
 from tests.wal import independent
 
@@ -31,11 +28,9 @@ PAGE = bytes(range(256)) * 2
 numbers = st.integers(0, 2**64 - 1)
 
 
-def sealed(file_id: int = 7, number: int = 3) -> bytearray:
-    block = bytearray(EMPTY_BLOCK)
-    put_record(block, 4, page_record(crc32c(PAGE), file_id, 97, 0x1000040))
-    seal_block(block, file_id, number)
-    return block
+def sealed(file_id: int = 7, number: int = 3) -> bytes:
+    record = page_record(crc32c(PAGE), file_id, 97, 0x1000040)
+    return changed_block(EMPTY_BLOCK, file_id, number, {number * 31 + 4: record})
 
 
 def test_the_bytes_of_a_block_are_where_the_formats_document_puts_them() -> None:
@@ -58,7 +53,6 @@ def test_pages_and_blocks() -> None:
 @given(numbers, numbers, numbers, st.binary(min_size=1, max_size=64))
 def test_a_page_matches_its_record_and_nothing_else_does(file_id: int, pgid: int, lsn: int, page: bytes) -> None:
     record = page_record(crc32c(page), file_id, pgid, lsn)
-    assert record.checksum == page_checksum(crc32c(page), file_id, pgid, lsn)
     assert page_matches(record, page, file_id, pgid)
     assert not page_matches(record, page, file_id ^ 1, pgid)
     assert not page_matches(record, page, file_id, pgid ^ 2)
@@ -66,31 +60,33 @@ def test_a_page_matches_its_record_and_nothing_else_does(file_id: int, pgid: int
     assert not page_matches(record, bytes([page[0] ^ 1]) + page[1:], file_id, pgid)
 
 
-@given(
-    st.dictionaries(st.integers(0, 30), st.builds(PageRecord, st.integers(0, 2**32 - 1), numbers)), st.integers(0, 31)
+records_by_pgid = st.dictionaries(
+    st.integers(62, 92), st.builds(PageRecord, st.integers(0, 2**32 - 1), numbers), max_size=31
 )
-def test_records_are_read_as_they_were_put(records: dict[int, PageRecord], cut: int) -> None:
-    block = bytearray(BLOCK_SIZE)
-    for number, record in records.items():
-        put_record(block, number, record)
-    assert {number: read_record(block, number) for number in range(31)} == {
-        number: records.get(number) for number in range(31)
+
+
+@given(records_by_pgid, records_by_pgid)
+def test_records_are_read_as_they_were_put(first: dict[int, PageRecord], second: dict[int, PageRecord]) -> None:
+    block = changed_block(changed_block(EMPTY_BLOCK, 7, 2, first), 7, 2, second)
+    assert {pgid: read_record(block, pgid - 62) for pgid in range(62, 93)} == {
+        pgid: second.get(pgid, first.get(pgid)) for pgid in range(62, 93)
     }
-    clear_records(block, cut)
-    assert [read_record(block, number) for number in range(31)] == [
-        records.get(number) if number < cut else None for number in range(31)
-    ]
-    for number in range(31):
-        put_record(block, number, None)
-    assert block == EMPTY_BLOCK
+    assert block_is_valid(block, 7, 2)
 
 
 def test_a_page_never_written_is_known_as_such() -> None:
     assert read_record(EMPTY_BLOCK, 0) is None
     assert read_record(sealed(), 3) is None
-    zero = bytearray(BLOCK_SIZE)
-    put_record(zero, 0, PageRecord(0, 0))
-    assert read_record(zero, 0) == PageRecord(0, 0)
+    assert read_record(changed_block(EMPTY_BLOCK, 7, 0, {0: PageRecord(0, 0)}), 0) == PageRecord(0, 0)
+
+
+def test_a_block_made_anew_for_a_damaged_one_matches_no_page_but_those_that_were_written() -> None:
+    block = changed_block(None, 7, 3, {97: page_record(crc32c(PAGE), 7, 97, 40)})
+    assert block_is_valid(block, 7, 3)
+    for pgid in range(93, 124):
+        record = read_record(block, pgid - 93)
+        assert record is not None
+        assert page_matches(record, PAGE, 7, pgid) == (pgid == 97)
 
 
 def test_no_bit_of_a_block_changes_unnoticed() -> None:

@@ -42,7 +42,7 @@ class ToyStore:
     def __init__(self, fs: FileSystem) -> None:
         self.fs = fs
         self.catalog: dict[int, tuple[str, int]] = {}
-        self.blocks: dict[tuple[int, int], bytearray] = {}
+        self.blocks: dict[tuple[int, int], bytes] = {}
         self.unsynced: set[str] = set()
         self.calls: list[str] = []
         if fs.exists(CATALOG):
@@ -126,7 +126,7 @@ class ToyStore:
         content = self.read(f"f{file_id}.sum")[block * sidecar.BLOCK_SIZE :][: sidecar.BLOCK_SIZE]
         if sidecar.block_is_valid(content or sidecar.EMPTY_BLOCK, file_id, block):
             return
-        self.blocks[file_id, block] = bytearray(image)
+        self.blocks[file_id, block] = image
         self.write(f"f{file_id}.sum", image, block * sidecar.BLOCK_SIZE)
 
     def write_pages(self, file_id: int, pgid: int, pages: Sequence[bytes], lsns: Sequence[int]) -> None:
@@ -137,9 +137,10 @@ class ToyStore:
         self.write(f"f{file_id}", b"".join(pages), pgid * page_size)
         touched = set()
         for number, (page, lsn) in enumerate(zip(pages, lsns, strict=True), pgid):
-            block, slot = sidecar.locate(number)
+            block = sidecar.locate(number)[0]
             record = sidecar.page_record(crc32c(page), file_id, number, lsn)
-            sidecar.put_record(self.block(file_id, block), slot, record)
+            changed = sidecar.changed_block(self.block(file_id, block), file_id, block, {number: record})
+            self.blocks[file_id, block] = changed
             touched.add(block)
         self.write_blocks(file_id, touched)
 
@@ -153,10 +154,6 @@ class ToyStore:
         self.fs.ftruncate(descriptor, page_count * page_size)
         self.fs.close(descriptor)
         self.unsynced.add(f"f{file_id}")
-        block, slot = sidecar.locate(page_count)
-        if slot:
-            sidecar.clear_records(self.block(file_id, block), slot)
-            self.write_blocks(file_id, {block})
         descriptor = self.fs.open(f"f{file_id}.sum", os.O_RDWR)
         self.fs.ftruncate(descriptor, sidecar.block_count(page_count) * sidecar.BLOCK_SIZE)
         self.fs.close(descriptor)
@@ -164,11 +161,11 @@ class ToyStore:
         for key in [key for key in self.blocks if key[0] == file_id and key[1] >= sidecar.block_count(page_count)]:
             del self.blocks[key]
 
-    def block(self, file_id: int, number: int) -> bytearray:
+    def block(self, file_id: int, number: int) -> bytes:
         found = self.blocks.get((file_id, number))
         if found is None:
             content = self.read(f"f{file_id}.sum")[number * sidecar.BLOCK_SIZE :][: sidecar.BLOCK_SIZE]
-            found = bytearray(content or sidecar.EMPTY_BLOCK)
+            found = content or sidecar.EMPTY_BLOCK
             # A torn block that recovery has no image of would be found here.
             assert sidecar.block_is_valid(found, file_id, number), f"sidecar block {number} of f{file_id}"
             self.blocks[file_id, number] = found
@@ -176,9 +173,7 @@ class ToyStore:
 
     def write_blocks(self, file_id: int, numbers: set[int]) -> None:
         for number in sorted(numbers):
-            block = self.block(file_id, number)
-            sidecar.seal_block(block, file_id, number)
-            self.write(f"f{file_id}.sum", bytes(block), number * sidecar.BLOCK_SIZE)
+            self.write(f"f{file_id}.sum", self.block(file_id, number), number * sidecar.BLOCK_SIZE)
 
 
 def state_on_disk(store: ToyStore, page_counts: dict[int, int]) -> State:
@@ -314,9 +309,7 @@ class ToyDatabase:
         blocks = {sidecar.locate(pgid)[0] for pgid in pgids}
         for number in sorted(blocks):
             if (file_id, number) not in self.logged_blocks:
-                block = self.store.block(file_id, number)
-                sidecar.seal_block(block, file_id, number)
-                self.buffer.insert(SidecarImage(file_id, number, bytes(block)))
+                self.buffer.insert(SidecarImage(file_id, number, self.store.block(file_id, number)))
                 self.logged_blocks.add((file_id, number))
 
     def clean(self, keys: Sequence[tuple[int, int]]) -> None:

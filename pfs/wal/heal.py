@@ -1,0 +1,80 @@
+"""Healing: the newest committed image of a page, found in the log, for a page that is damaged on disk.
+
+If the sidecar still says which COMMIT the page is of, only that transaction is read.  If not, the whole log is, from
+its oldest segment on: the last committed image that it has of a page is the newest there is, as the log holds
+everything that was committed since it begins; unless a bulk append, which logs no images, wrote the page later.
+
+Nothing is found if the log no longer reaches back so far.  What is found for a record is checked against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pfs.errors import CorruptionFound, FatalError
+from pfs.wal.bodies import COMMIT, PAGE_IMAGE
+from pfs.wal.log_files import LogFiles
+from pfs.wal.reader import LogReader, LogScan
+from pfs.wal.records import decode_commit, image_index, image_page
+from pfs.wal.redo import Redo
+from pfs.wal.sidecar import PageRecord, page_matches
+
+
+class FoundPage(NamedTuple):
+    """A page as a committed transaction wrote it, with the LSNs of its COMMIT and of its first record."""
+
+    page: bytes
+    lsn: int
+    first_lsn: int
+
+
+def find_page(files: LogFiles, file_id: int, pgid: int, record: PageRecord | None) -> FoundPage | None:
+    """The page that a sidecar record is of, or (no record, or one that was lost) the newest; None if it is not there.
+
+    May block, and read the whole log.  The log may be in use meanwhile.
+    """
+    try:
+        if record is None or record.checksum is None:
+            return newest_pages(files, [(file_id, pgid)]).get((file_id, pgid))
+        found = _image_of(LogReader(files), record.lsn, pgid)
+    except FatalError:  # a log that is damaged too, or is no longer there, heals nothing
+        return None
+    if found is None or not page_matches(record, found.page, file_id, pgid):
+        return None
+    return found
+
+
+def _image_of(reader: LogReader, commit_lsn: int, pgid: int) -> FoundPage | None:
+    commit = decode_commit(reader.record_at(commit_lsn, only=COMMIT))
+    index = pgid - commit.pgid
+    for record in LogScan(reader, commit.first_lsn):
+        if record.lsn >= commit_lsn:
+            break
+        if record.type == PAGE_IMAGE and record.transaction == commit.transaction and image_index(record) == index:
+            return FoundPage(image_page(record), commit_lsn, commit.first_lsn)
+    return None
+
+
+def newest_pages(files: LogFiles, wanted: Iterable[tuple[int, int]]) -> dict[tuple[int, int], FoundPage]:
+    """The newest committed images of pages, by file id and pgid, of those that the log has."""
+    segments = files.segments()
+    if not segments:
+        return {}
+    oldest = segments[0] * files.segment_size
+    reader = LogReader(files)
+    redo = Redo(oldest)
+    try:
+        for record in LogScan(reader, oldest):
+            redo.add(record)
+    except CorruptionFound:
+        return {}
+    pages = redo.plan().pages
+    sources = {key: pages.get(key[0], {}).get(key[1]) for key in wanted}
+    found: dict[tuple[int, int], FoundPage] = {}
+    for key, source in sorted(sources.items(), key=lambda item: item[1] or (0, 0)):
+        if source is not None:
+            page = image_page(reader.record_at(source.image_lsn, only=PAGE_IMAGE))
+            commit = decode_commit(reader.record_at(source.commit_lsn, only=COMMIT))
+            found[key] = FoundPage(page, source.commit_lsn, commit.first_lsn)
+    return found

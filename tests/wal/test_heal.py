@@ -1,0 +1,100 @@
+"""Pages that are damaged on disk are found in the log, as long as it has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pfs.testing.file_system import SimulatedFileSystem
+from pfs.wal.bodies import Commit, PageImage
+from pfs.wal.crc import crc32c
+from pfs.wal.heal import find_page, newest_pages
+from pfs.wal.log_files import LogFiles
+from pfs.wal.recovery import StartedLog
+from pfs.wal.sidecar import LOST_RECORD, PageRecord, page_record
+from tests.wal.logs import PAGE, SIZE, START, SYSTEM, bare, close, flush, forge, poke, start, write
+
+A, B, C, D = (letter * 512 for letter in (b"a", b"b", b"c", b"d"))
+
+
+@pytest.fixture
+def fs() -> SimulatedFileSystem:
+    return SimulatedFileSystem()
+
+
+def files_of(fs: SimulatedFileSystem) -> LogFiles:
+    return LogFiles(fs, system_id=SYSTEM, segment_size=SIZE)
+
+
+def record_of(page: bytes, pgid: int, lsn: int) -> PageRecord:
+    return page_record(crc32c(page), 5, pgid, lsn)
+
+
+def interleaved(fs: SimulatedFileSystem) -> tuple[StartedLog, int, int]:
+    """Page 3 is written by transaction 2, then (its image is older, its COMMIT newer) by transaction 1; page 4 too."""
+    log = start(fs)
+    log.buffer.limit = None
+    log.buffer.insert_page(1, 5, 0, A)
+    older = write(log, 2, 5, 3, [B, C], 5)
+    log.buffer.insert_page(1, 5, 1, D)
+    newer = log.buffer.insert_commit(1, 5, 3, 2, 5).lsn
+    flush(log)
+    close(log)
+    return log, older, newer
+
+
+def test_a_page_is_found_by_the_commit_that_its_record_names(fs: SimulatedFileSystem) -> None:
+    log, older, newer = interleaved(fs)
+    found = find_page(log.files, 5, 4, record_of(C, 4, older))
+    assert found is not None
+    assert (found.page, found.lsn) == (C, older)
+    found = find_page(log.files, 5, 3, record_of(A, 3, newer))
+    assert found is not None
+    assert (found.page, found.lsn) == (A, newer)
+    assert found.first_lsn < older
+
+
+def test_what_does_not_match_the_record_is_not_taken_for_the_page(fs: SimulatedFileSystem) -> None:
+    log, older, _ = interleaved(fs)
+    assert find_page(log.files, 5, 4, record_of(B, 4, older)) is None
+    assert find_page(log.files, 5, 5, record_of(C, 5, older)) is None
+
+
+@pytest.mark.parametrize("lost", [None, LOST_RECORD], ids=["never written", "lost"])
+def test_without_a_record_the_newest_image_counts(fs: SimulatedFileSystem, lost: PageRecord | None) -> None:
+    log, _, newer = interleaved(fs)
+    found = find_page(log.files, 5, 4, lost)
+    assert found is not None
+    assert (found.page, found.lsn) == (D, newer)
+    assert find_page(log.files, 5, 6, lost) is None
+    assert find_page(log.files, 6, 3, lost) is None
+
+
+def test_the_log_does_not_have_what_a_bulk_append_wrote(fs: SimulatedFileSystem) -> None:
+    log = start(fs)
+    write(log, 1, 5, 0, [A, B], 2)
+    bulk = log.buffer.insert_commit(2, 5, 1, 2, 3, bulk=True).lsn
+    flush(log)
+    close(log)
+    assert find_page(log.files, 5, 1, record_of(C, 1, bulk)) is None
+    assert find_page(log.files, 5, 1, None) is None
+    assert set(newest_pages(log.files, [(5, 0), (5, 1)])) == {(5, 0)}
+
+
+def test_a_log_that_no_longer_reaches_back_heals_nothing(fs: SimulatedFileSystem) -> None:
+    log, older, _ = interleaved(fs)
+    assert find_page(log.files, 5, 4, record_of(C, 4, older + 8)) is None
+    assert find_page(log.files, 5, 4, record_of(C, 4, 99 * SIZE)) is None
+    for segment in log.files.segments():
+        fs.unlink(log.files.path(segment))
+    assert find_page(files_of(fs), 5, 4, None) is None
+
+
+def test_a_damaged_log_heals_what_it_still_has(fs: SimulatedFileSystem) -> None:
+    bare(fs, 1)
+    image = forge(fs, START, PageImage(1, 5, 0, PAGE))
+    forge(fs, image, Commit(1, 5, START, 0, 2, 2), prev_lsn=START)
+    assert find_page(files_of(fs), 5, 0, record_of(PAGE, 0, image)) is not None
+    assert find_page(files_of(fs), 5, 1, record_of(PAGE, 1, image)) is None
+    assert find_page(files_of(fs), 5, 0, None) is None  # it commits two pages, and has one of them
+    poke(fs, START + 70, b"?")
+    assert find_page(files_of(fs), 5, 0, record_of(PAGE, 0, image)) is None
