@@ -402,22 +402,37 @@ class WriteService:
 
     def truncate(self, message: TruncateMessage) -> None:
         """Cut the file when nothing is being logged; raises what is wrong with the message."""
-        state = self._core.state
         check_number("n", message.n, 0, LARGEST_PGID + 1)
-        if message.n > state.page_count:
-            raise OutOfRange(f"{state.name!r} has {state.page_count} pages and cannot be cut to {message.n}")
+        self._check_cut(message)
         self._truncations.append(message)
         self._truncate_when_quiet()
 
     def _truncate_when_quiet(self) -> None:
-        if self._logging or self._truncating or not self._truncations:
+        """Begin the next truncation if it may; if there is none, the writes that waited begin."""
+        if self._logging or self._truncating:
             return
-        message = self._truncations.popleft()
-        self._truncating.append(message)
-        self._log_truncation(message)
+        while self._truncations:
+            message = self._truncations.popleft()
+            try:
+                self._check_cut(message)  # one before may have cut more
+            except OutOfRange as error:
+                self._core.refuse(message.client, message.ref, error)
+                continue
+            self._truncating.append(message)
+            self._log_truncation(message)
+            return
+        held, self._held = self._held, []
+        for request in held:
+            if request.state == "collected":
+                self._start(request)
+
+    def _check_cut(self, message: TruncateMessage) -> None:
+        state = self._core.state
+        if message.n > state.page_count:
+            raise OutOfRange(f"{state.name!r} has {state.page_count} pages and cannot be cut to {message.n}")
 
     def _log_truncation(self, message: TruncateMessage) -> None:
-        n = min(message.n, self._core.state.page_count)
+        n = message.n
         try:
             place = self._log.buffer.insert(TruncateRecord(self._core.state.file_id, n))
         except NoSpace:
@@ -444,11 +459,6 @@ class WriteService:
     def _truncation_ended(self) -> None:
         self._truncating.clear()
         self._truncate_when_quiet()
-        if not self._truncating:
-            held, self._held = self._held, []
-            for request in held:
-                if request.state == "collected":
-                    self._start(request)
 
     # -- inspection
 

@@ -75,7 +75,7 @@ def test_a_full_disk_gives_a_slot_up_before_it_refuses_a_write(make_world: MakeW
     append(world, 30)
     pages = world.page_file.page_count
     world.checkpoint()
-    world.disk.capacity = world.disk._used() + 3 * SEGMENT
+    world.disk.capacity = world.disk._used() + 4 * SEGMENT
     append(world, 8)
     assert world.page_file.page_count == pages + 160
     assert [slot.state for slot in world.system.slots()] == ["lost"]
