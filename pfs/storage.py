@@ -17,6 +17,7 @@ from pfs.actors.file_worker import VirtualFileWorker
 from pfs.actors.monitors import tell_if_alive
 from pfs.actors.reference import Ref
 from pfs.actors.wal_server import LogDevice, WalServer
+from pfs.actors.write_room import WriteRoom
 from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_table import PageTable
 from pfs.errors import PfsError
@@ -81,6 +82,7 @@ class Storage:
         self.retention = Retention(files, self.slots, wal.slot_bytes)
         self.log.buffer.dirty = self.dirty
         self.log.keep_room_for(len(self.open_files))
+        self.write_room = WriteRoom(self.dirty, self.log, options.dirty_bytes)
         start: Any = runtime.start
         readers = [start(VirtualFileWorker) for _ in range(options.read_workers)]
         writers = [start(VirtualFileWorker) for _ in range(options.write_workers)]
@@ -103,6 +105,7 @@ class Storage:
             page_counts,
             panic,
             options.dirty_bytes // 2,
+            self.write_room,
         )
 
     def file_opened(self, file_id: int, file: CheckedFile) -> None:
@@ -168,6 +171,8 @@ class Storage:
             "slots_lost": self.retention.lost,
             "dirty_pages": len(self.dirty),
             "dirty_bytes": self.dirty.bytes,
+            "promised_bytes": self.write_room.promised,
+            "writes_waiting_for_room": self.write_room.waiting,
         }
 
     def close(self) -> None:

@@ -61,7 +61,9 @@ class SystemOptions(msgspec.Struct, frozen=True):
     `buffer_bytes`: memory for pages; `descriptors`: the most file descriptors for page files (None: from the
     process's limit); `segment_bytes`: the largest file on disk, page files are made of such; `read_workers`,
     `write_workers`: threads that wait for disks; `call_timeout`: seconds that a call of a plain thread waits;
-    `server`: limits of each page file server.
+    `dirty_bytes`: the most memory for pages that are not in their files yet (from half of it on they are written in
+    the background; a write larger than that is let pass alone); `wal`: sizes of the log; `server`: limits of each page
+    file server.
     """
 
     buffer_bytes: int = 64 << 20
@@ -76,6 +78,7 @@ class SystemOptions(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_number("buffer_bytes", self.buffer_bytes, 0, 1 << 62)
+        check_number("dirty_bytes", self.dirty_bytes, 0, 1 << 62)
         check_number("read_workers", self.read_workers, 1, 1024)
         check_number("write_workers", self.write_workers, 1, 1024)
         if type(self.call_timeout) not in (int, float) or not self.call_timeout > 0:
@@ -182,6 +185,7 @@ class System:
                 storage.log,
                 storage.wal,
                 storage.checkpointer,
+                storage.write_room,
                 self.panic,
                 self.options.server,
                 self._observer,

@@ -28,7 +28,8 @@ import msgspec
 from pfs.actors import Actor, Address
 from pfs.actors.file_worker import Carried, Carry
 from pfs.actors.monitors import tell_if_alive
-from pfs.actors.wal_server import RoomMade, RoomNotMade, WalFlush, WalFlushed
+from pfs.actors.wal_server import RoomMade, RoomNotMade, TellWhenShort, WalFlush, WalFlushed, WalRefused, WalRoomMade
+from pfs.actors.write_room import WriteRoom
 from pfs.cache.dirty_pages import DirtyPages, DirtyRun
 from pfs.errors import NoSpace, PfsError, RequestError
 from pfs.files.checked_file import CheckedFile
@@ -82,6 +83,10 @@ class FileCut(msgspec.Struct, frozen=True, gc=False):
     """The file is cut."""
 
     token: Any
+
+
+class GiveCredit(msgspec.Struct, frozen=True, gc=False):
+    """To a server that had to hold writers back: the log has room again."""
 
 
 class _Tick(msgspec.Struct, frozen=True, gc=False):
@@ -139,6 +144,7 @@ class Checkpointer(Actor):
         page_counts: Callable[[], dict[int, int]],
         panic: Callable[[BaseException], None],
         dirty_soft_bytes: int,
+        room: WriteRoom,
     ) -> None:
         super().__init__()
         self._dirty = dirty
@@ -153,6 +159,7 @@ class Checkpointer(Actor):
         self._page_counts = page_counts
         self._panic = panic
         self._soft = dirty_soft_bytes
+        self._room = room
         self._in_flight = 0
         self._images: dict[tuple[int, int], int] = {}
         """Sidecar blocks, by file id and number, with where their images end in the log, since the last checkpoint."""
@@ -175,6 +182,7 @@ class Checkpointer(Actor):
 
     def on_start(self) -> None:
         self._last = self.scheduler.now()
+        self._wal.tell(TellWhenShort(self._actor_ref, Dirtied()))
 
     def on_receive(self, message: Any) -> None:
         match message:
@@ -196,6 +204,7 @@ class Checkpointer(Actor):
         self._begin()
         self._write()
         self._cut()
+        self._give_room()
         self._keep_time()
 
     def on_failure(
@@ -224,8 +233,20 @@ class Checkpointer(Actor):
         if self._changed and due and self._phase == "idle":
             self._wanted.append(MakeCheckpoint(None))
 
+    def _give_room(self) -> None:
+        for waiter in self._room.grant():
+            tell_if_alive(waiter.address, WalRoomMade(waiter.token))
+        for server in self._room.let_go():
+            tell_if_alive(server, GiveCredit())
+
+    def _room_not_made(self, error: PfsError) -> None:
+        self._room.no_space = True
+        self._wal.tell(RoomNotMade(error))
+        for waiter in self._room.refuse():
+            tell_if_alive(waiter.address, WalRefused(waiter.token, error))
+
     def _retry(self) -> None:
-        self._blocked = False
+        self._blocked = self._room.no_space = False
         again, self._again = self._again, None
         if again is not None:
             again()
@@ -247,7 +268,7 @@ class Checkpointer(Actor):
         while not self._blocked and self._in_flight < RUNS_IN_FLIGHT:
             if self._phase == "writing":
                 below: int | None = self._redo
-            elif self._dirty.bytes > self._soft or self._log.wants_clean_pages:
+            elif self._dirty.bytes > self._soft or self._room.wants_clean_pages:
                 below = None
             else:
                 break
@@ -315,7 +336,7 @@ class Checkpointer(Actor):
             self._in_flight -= 1
             if isinstance(error, RequestError):  # no space, or no descriptor
                 self._dirty.not_written(token.run)
-                self._wal.tell(RoomNotMade(error))
+                self._room_not_made(error)
                 self._retry_later()
                 return
             if error is None:
@@ -346,7 +367,8 @@ class Checkpointer(Actor):
 
     def _recycle(self) -> None:
         log = self._log
-        upto = self._redo // log.segment_bytes + max(log.options.checkpoint_bytes // log.segment_bytes, 2)
+        ahead = min(log.options.checkpoint_bytes, log.most_bytes) // log.segment_bytes
+        upto = self._redo // log.segment_bytes + max(ahead, 2)
         recycle = partial(self._retention.recycle, self._redo, upto, log.buffer.epoch)
         self._keeper.tell(Carry(recycle, self._actor_ref, "recycling"))
 

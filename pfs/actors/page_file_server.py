@@ -21,11 +21,12 @@ import pykka
 
 from pfs.actors import Actor, Address, Down
 from pfs.actors.buffer_pool import PagesLoaded
-from pfs.actors.checkpointer import Dirtied, FileCut
+from pfs.actors.checkpointer import Dirtied, FileCut, GiveCredit
 from pfs.actors.read_service import ReadService
 from pfs.actors.requests import ReadRequest, ServerOptions, Session, WriteRequest, is_address
 from pfs.actors.server_core import Request, ServerCore
 from pfs.actors.wal_server import WalFlushed, WalRefused, WalRoomMade
+from pfs.actors.write_room import WriteRoom
 from pfs.actors.write_service import Committed, WriteService
 from pfs.cache.page_file_state import PageFileState
 from pfs.errors import (
@@ -101,6 +102,7 @@ class PageFileServer(Actor):
         log: SharedLog,
         wal: Address,
         checkpointer: Address,
+        room: WriteRoom,
         panic: Callable[[BaseException], None],
         options: ServerOptions | None = None,
         observer: ServedObserver | None = None,
@@ -118,7 +120,7 @@ class PageFileServer(Actor):
             core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now, dirtied
         )
         self._reads = ReadService(self._core)
-        self._writes = WriteService(self._core, self._reads, log, wal, checkpointer)
+        self._writes = WriteService(self._core, self._reads, log, wal, checkpointer, room)
         self._sessions: dict[Address, Session] = {}
         self._streams: dict[Address, Session] = {}
         self._observer = observer
@@ -146,6 +148,7 @@ class PageFileServer(Actor):
             WalRoomMade: self._wal_answered,
             WalRefused: self._wal_answered,
             FileCut: self._wal_answered,
+            GiveCredit: self._give_credit,
             Down: self._down,
             LookForIdle: self._look_for_idle,
             Fail: self._fail_all,
@@ -334,6 +337,10 @@ class PageFileServer(Actor):
             case WalFlushed(token) | WalRoomMade(token):
                 self._writes.flushed(token)
         self._stop_when_quiet()
+
+    def _give_credit(self, _: GiveCredit) -> None:
+        if not self._has_failed:
+            self._writes.give_credit()
 
     # -- other messages
 

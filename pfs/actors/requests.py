@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from pfs.actors.write_room import Share
 from pfs.cache.page_file_state import Cut
 from pfs.errors import InvalidRequest, ProtocolError, WrongPageLength
 from pfs.protocol import DataAppend, DataRead, DataWrite
@@ -107,6 +108,7 @@ class WriteRequest:
         "pgid",
         "ref",
         "session",
+        "share",
         "state",
         "stream",
         "transaction",
@@ -124,6 +126,8 @@ class WriteRequest:
         self.stream: Any = None
         self.state: WriteState = "waiting"
         self.transaction = 0
+        self.share: Share | None = None
+        """Its share of the dirty bytes and the log."""
         self.logged = 0
         self.lsn = self.first_lsn = 0
         self.commit_end = 0

@@ -30,6 +30,8 @@ COUNTERS = {
     "pages_read": "pages handed to streams",
     "pages_written": "pages published by writes and appends",
     "parked": "times that a read was set aside for want of credit",
+    "held_back": "times that a writer got no credit or invitation because the log was filling up",
+    "waited_for_room": "writes that had to wait for dirty pages to be written, or for a checkpoint",
     "syncs": "times that the log was made durable for `Sync`",
     "dropped": "messages that had no meaning and nobody to answer",
 }

@@ -106,6 +106,13 @@ class RoomMade(msgspec.Struct, frozen=True, gc=False):
     """The checkpointer: segments were given back."""
 
 
+class TellWhenShort(msgspec.Struct, frozen=True, gc=False):
+    """The checkpointer: send this when somebody waits for room in the log, since a checkpoint may make some."""
+
+    address: Address
+    message: Any
+
+
 class RoomNotMade(msgspec.Struct, frozen=True, gc=False):
     """The checkpointer: no segments can be given back, since the data files have no space."""
 
@@ -172,10 +179,13 @@ class WalServer(Actor):
         self._panic = panic
         self._order = count()
         self._waiting: list[tuple[int, int, WalFlush | WalAppend]] = []
-        self._room_waiting: list[WalRoom] = []
         self._gathering = Gathering()
         self._alarm_set = False
         self._sent_at = 0.0
+        self._room_waiting: list[WalRoom | WalAppend] = []
+        self._asked = False
+        """Whether anybody has asked for room since the last attempt to make a segment."""
+        self._helper: TellWhenShort | None = None
         self._preparing = False
         self._looking = False
         self._failed = False
@@ -204,9 +214,11 @@ class WalServer(Actor):
             self._prepared(message.token, message.error)
         elif kind is RoomMade:
             self._log.no_space = None
-            self._answer_room(WalRoomMade)
+            self._room_made()
         elif kind is RoomNotMade:
             self._room_not_made(message.error)
+        elif kind is TellWhenShort:
+            self._helper = message
         elif kind is _LookIdle:
             self._look_idle(message)
         self._keep_ahead()
@@ -237,6 +249,9 @@ class WalServer(Actor):
         self._pump()
 
     def _append(self, message: WalAppend) -> None:
+        if not self._log.has_room:
+            self._wait_for_room(message)
+            return
         try:
             end = 0
             for body in message.bodies:
@@ -298,7 +313,8 @@ class WalServer(Actor):
         if not self._looking and not log.closed and (buffer.wants_seal or buffer.pending_bytes):
             self._looking = True
             self.send_after(SEAL_AFTER if buffer.wants_seal else WRITE_AFTER, _LookIdle(buffer.inserted))
-        if log.wants_segment and not self._preparing and (log.no_space is None or self._room_waiting):
+        if log.wants_segment and not self._preparing and (log.no_space is None or self._asked):
+            self._asked = False
             segment = log.next_segment
             self._preparing = True
             prepare = partial(self._retention.prepare, segment, buffer.epoch, log.redo_lsn)
@@ -308,8 +324,17 @@ class WalServer(Actor):
         if self._log.has_room:
             tell_if_alive(message.reply_to, WalRoomMade(message.token))
         else:
-            self._room_waiting.append(message)
-            self._pump()
+            self._wait_for_room(message)
+
+    def _wait_for_room(self, message: WalRoom | WalAppend) -> None:
+        self._room_waiting.append(message)
+        self._asked = True
+        self._call_for_help()
+        self._pump()
+
+    def _call_for_help(self) -> None:
+        if self._helper is not None:
+            tell_if_alive(self._helper.address, self._helper.message)
 
     def _prepared(self, token: _Prepared, error: PfsError | None) -> None:
         self._preparing = False
@@ -320,17 +345,28 @@ class WalServer(Actor):
         if error is not None:
             no_space = error if isinstance(error, NoSpace) else NoSpace(f"no WAL segment was made: {error}")
             self._log.no_space = no_space
-            self._answer_room(lambda token: WalRefused(token, no_space))
+            if self._log.wants_checkpoint or self._log.wants_clean_pages:
+                self._call_for_help()  # there will be room in the segments that there are
+            else:
+                self._refuse_room(no_space)
             return
         self._log.no_space = None
         self._log.segment_made(token.segment)
-        self._answer_room(WalRoomMade)
+        self._room_made()
 
     def _room_not_made(self, error: PfsError) -> None:
-        if self._log.is_full and not self._log.has_room:
-            self._answer_room(lambda token: WalRefused(token, error))
+        if self._log.is_short and not self._log.has_room:
+            self._refuse_room(error)
 
-    def _answer_room(self, answer: Callable[[Any], Any]) -> None:
+    def _room_made(self) -> None:
         waiting, self._room_waiting = self._room_waiting, []
         for each in waiting:
-            tell_if_alive(each.reply_to, answer(each.token))
+            if isinstance(each, WalAppend):
+                self._append(each)
+            else:
+                tell_if_alive(each.reply_to, WalRoomMade(each.token))
+
+    def _refuse_room(self, error: PfsError) -> None:
+        waiting, self._room_waiting = self._room_waiting, []
+        for each in waiting:
+            tell_if_alive(each.reply_to, WalRefused(each.token, error))

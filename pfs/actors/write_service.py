@@ -10,6 +10,8 @@ soon as its COMMIT is in the log, and acknowledged without waiting for the log's
 * An append's place is given in the step that inserts its COMMIT, so places are contiguous and in commit order.
 * An old image that a read in progress still needs, and that is only on disk, is loaded before the write is published;
   the writes committed behind it wait for it.
+* A write begins to be logged when it has its share of the dirty bytes and of the log (`pfs.actors.write_room`); before
+  the log is full, credits and invitations are held back.
 * No space in the log: the request fails with NoSpace before its COMMIT, and nothing has changed.
 * A truncation waits until every write that has begun to be logged is published, and none begins meanwhile.
 """
@@ -29,6 +31,7 @@ from pfs.actors.requests import LARGEST_PGID, Session, WriteRequest, check_numbe
 from pfs.actors.reservations import Reservations
 from pfs.actors.server_core import ServerCore
 from pfs.actors.wal_server import RoomMade, WalFlush, WalRoom
+from pfs.actors.write_room import Share, Waiter, WriteRoom
 from pfs.errors import (
     FatalError,
     IdleTooLong,
@@ -91,16 +94,26 @@ class WriteService:
     """The writes and appends of one page file."""
 
     def __init__(
-        self, core: ServerCore, reads: ReadService, log: SharedLog, wal: Address, checkpointer: Address
+        self,
+        core: ServerCore,
+        reads: ReadService,
+        log: SharedLog,
+        wal: Address,
+        checkpointer: Address,
+        limits: WriteRoom,
     ) -> None:
         self._core = core
         self._reads = reads
         self._log = log
         self._wal = wal
         self._checkpointer = checkpointer
+        self._limits = limits
+        self._image_cost = log.image_cost(core.state.page_size)
         self._room: Reservations[Session, WriteRequest] = Reservations(
             core.options.staging_bytes, core.options.session_staging_bytes
         )
+        self._held_back: dict[WriteRequest, int] = {}
+        """Collecting writes, and the credits that they are to get when the log has room; 0: the invitation."""
         self._held: list[WriteRequest] = []
         """Complete writes that wait for a truncation."""
         self._logging: dict[WriteRequest, None] = {}
@@ -146,6 +159,9 @@ class WriteService:
 
     def _invite(self, request: WriteRequest) -> None:
         core, session = self._core, request.session
+        if self._holds_back():
+            self._held_back[request] = 0
+            return
         request.state = "collecting"
         request.last_heard = core.now()
         options = core.options
@@ -165,8 +181,31 @@ class WriteService:
             self.fail(request, error)
             return
         request.last_heard = core.now()
-        if len(request.pages) < request.n:
+        if len(request.pages) == request.n:
+            return
+        if request in self._held_back or self._holds_back():
+            self._held_back[request] = self._held_back.get(request, 0) + 1
+        else:
             core.tell(request.stream, Empty(request.ref, 1))
+
+    def _holds_back(self) -> bool:
+        if not self._limits.holds_back(self._core.ref):
+            return False
+        self._core.counters["held_back"] += 1
+        self._core.dirtied()  # pages written, or a checkpoint, may bring the log down
+        return True
+
+    def give_credit(self) -> None:
+        """The log has room again: writers that were held back go on."""
+        held_back, self._held_back = self._held_back, {}
+        for request, credits in held_back.items():
+            if not credits:
+                self._invite(request)
+            elif self._holds_back():
+                self._held_back[request] = credits
+            else:
+                request.last_heard = self._core.now()
+                self._core.tell(request.stream, Empty(request.ref, credits))
 
     def end(self, request: WriteRequest, message: StreamEnd) -> None:
         """A writer says that it has sent all its pages."""
@@ -189,7 +228,8 @@ class WriteService:
         """Fail the writers among these that have sent nothing for too long."""
         limit, now = self._core.options.idle_seconds, self._core.now()
         for request in requests:
-            if request.state == "collecting" and now - request.last_heard >= limit:
+            idle = request.state == "collecting" and request not in self._held_back
+            if idle and now - request.last_heard >= limit:
                 error = IdleTooLong(
                     f"request {request.ref}: {len(request.pages)} of {request.n} pages came, and then nothing for "
                     f"{limit:g} seconds"
@@ -208,7 +248,12 @@ class WriteService:
         request.state = "logging"
         request.transaction = self._log.next_transaction()
         self._logging[request] = None
-        self._core.ready(request)
+        request.share = Share(request.n, self._core.state.page_size, self._image_cost)
+        if self._limits.ask(request.share, Waiter(self._core.ref, Room(request))):
+            self._core.ready(request)
+        else:
+            self._core.counters["waited_for_room"] += 1
+            self._core.dirtied()  # pages written, or a checkpoint, may make room
 
     def serve(self, request: WriteRequest) -> int:
         """Log one chunk; returns how many pages that were (0: it has to wait)."""
@@ -219,13 +264,15 @@ class WriteService:
             else:
                 self._wait_for_room(Room(request))
             return 0
-        file_id, transaction = core.state.file_id, request.transaction
+        file_id, transaction, share = core.state.file_id, request.transaction, request.share
+        assert share is not None
         first = request.logged
         end = min(first + core.options.chunk, request.n)
         try:
             for index in range(first, end):
                 buffer.insert_page(transaction, file_id, index, request.pages[index])
                 request.logged = index + 1
+                self._limits.logged(share, 1)
             if end == request.n:
                 self._commit(request)
                 core.counters["chunks"] += 1
@@ -344,14 +391,17 @@ class WriteService:
         core.settle(outcomes)
         core.counters["pages_written"] += request.n
         self._reads.fail_cuts(failed_cuts)
-        self._settle(request)
         self._leave(request)
         core.tell(request.session.client, DataWriteEnd(request.ref, request.pgid, request.n, request.lsn))
         self._truncate_when_quiet()
 
     def _settle(self, request: WriteRequest) -> None:
         self._log.buffer.settle(request.transaction)
-        if self._log.is_full and not self._log.has_room:
+        if request.share is not None:
+            self._limits.give_back(request.share)
+            if self._limits.waiting:
+                self._core.dirtied()  # it may be the turn of another
+        if self._log.is_short and not self._log.has_room:
             self._core.dirtied()  # a checkpoint may make room now
             self._core.tell_worker(self._wal, RoomMade())  # or another write is the one that holds the log up
 
@@ -382,14 +432,15 @@ class WriteService:
         self._truncating.clear()
 
     def _finish(self, request: WriteRequest, error: PfsError) -> None:
-        if request.transaction:
-            self._settle(request)
         self._leave(request)
         self._core.refuse(request.session.client, request.ref, error)
         self._truncate_when_quiet()
 
     def _leave(self, request: WriteRequest) -> None:
+        if request.transaction:
+            self._settle(request)
         request.state = "ended"
+        self._held_back.pop(request, None)
         request.pages = []
         request.images = {}
         request.session.requests.pop(request.ref, None)

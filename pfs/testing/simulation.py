@@ -493,6 +493,10 @@ class Simulation:
         table = self.system._storage.table.stats()
         if table["bytes"] > options.buffer_bytes:
             violate(f"the buffer pool keeps {table['bytes']} bytes")
+        storage = self.system._storage
+        largest = max(options.dirty_bytes, options.server.session_staging_bytes)
+        if storage.dirty.bytes > largest or storage.write_room.promised > largest:
+            violate(f"{storage.dirty.bytes} bytes of pages are dirty, {storage.write_room.promised} are promised")
         assert options.descriptors is not None
         of_a_batch = 2 + min(options.wal.batch_bytes, options.wal.most_bytes) // options.wal.segment_bytes
         if len(self.fs.open_descriptors) > options.descriptors + OTHER_DESCRIPTORS + of_a_batch:
@@ -518,6 +522,8 @@ class Simulation:
             for what, number in kept.items():
                 if number:
                     violate(f"{number} {what} of {core.state.name!r} are left when nothing is asked for")
+        if self.system._storage.write_room.promised or self.system._storage.write_room.waiting:
+            violate("writers that are not there have, or wait for, a share of the dirty bytes")
         if self.system._storage.table.stats()["in_flight"]:
             violate("pages are on their way for nobody")
         pins = sum(len(slot.pins) for slot in self.system._store._pool._descriptors._table._slots)
@@ -538,6 +544,7 @@ class Simulation:
             cut_back = "could not be cut back" in str(system.failed)  # it took a descriptor that was not to be had
             if self.plan.trouble not in ("sync", "write") and not cut_back:
                 history.violate(f"the system failed without a reason: {system.failed}")
+        self._excuse_large_writes()
         history.check_requests(excuses)
         durable = self._contents(durable=True)
         if system.failed is not None:
@@ -556,15 +563,23 @@ class Simulation:
         moment = self._moment(self.random.choice(POLICIES))
         self.scheduler.abandon()
         self._check_moment(moment)
+        self._excuse_large_writes()
         self.history.check_requests(self._excuses() | {"SystemFailed"})
+
+    def _excuse_large_writes(self) -> None:
+        """A write that is larger than the log may be told so."""
+        log = self.system._storage.log
+        begun, in_one_step = log.segment_bytes, log.segment_bytes + log.image_cost(PAGE_SIZE)
+        most = log.most_bytes - log.buffer.reserve - begun - in_one_step
+        for request in self.history.requests.values():
+            if len(request.pages) * log.image_cost(PAGE_SIZE) > most:
+                request.excuses.add("NoSpace")
 
     def _excuses(self) -> set[str]:
         """What anybody may be told in this run."""
         excuses = EXCUSES.get(self.plan.trouble, set()) | {"SnapshotTooOld"}
         if self.plan.options.server.session_requests == 2:
             excuses.add("Busy")
-        if self.plan.options.wal.most_bytes < 1 << 18:
-            excuses.add("NoSpace")
         if self.plan.options.server.idle_seconds < 1.0:
             excuses.add("IdleTooLong")  # the clock leaps
         if self.history.events["Stop"]:

@@ -10,13 +10,17 @@ from pfs.errors import InvalidRequest, NoSpace
 from pfs.wal.checkpoint_room import reserve_size
 from pfs.wal.log_buffer import LogBuffer
 from pfs.wal.log_files import SYNC_METHODS, SyncMethod
-from pfs.wal.lsn import check_segment_size
+from pfs.wal.lsn import SEGMENT_HEADER_SIZE, check_segment_size
+from pfs.wal.records import PAGE_IMAGE_SIZE
 
 LEAST_SEGMENTS = 4
 """So many segments the log may take up whatever `most_bytes` says: with fewer it is full before it is checkpointed."""
 
 LARGEST_STEP = 256 << 10
 """More bytes than two page images take, so that with so much room one always fits, wherever a segment ends."""
+
+HOLD_BACK_AT = 0.8
+"""The fill ratio above which pages and log are written out, and writers are held back until that has helped."""
 
 _BESIDE_IMAGES = 256
 """More bytes than a segment's header and the headers of two page images take."""
@@ -75,13 +79,29 @@ class SharedLog:
     @property
     def most_bytes(self) -> int:
         """What the log may take up since the last checkpoint."""
-        return max(self.options.most_bytes, LEAST_SEGMENTS * self.segment_bytes)
+        return max(self.options.most_bytes, LEAST_SEGMENTS * self.segment_bytes + self.buffer.reserve)
 
     @property
     def fill_ratio(self) -> float:
         """How much of what the log may take up is taken up or kept for checkpoints, 0.0 to 1.0 and a little more."""
         buffer = self.buffer
         return (buffer.inserted + buffer.debt - self.redo_lsn) / (self.most_bytes - buffer.reserve)
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether the log is so full that writers should be held back until it is not."""
+        return self.fill_ratio >= HOLD_BACK_AT
+
+    @property
+    def free(self) -> int:
+        """How many more bytes the log may take up, with the slots of pages, until a checkpoint is made."""
+        buffer = self.buffer
+        return self.redo_lsn + self.most_bytes - buffer.reserve - buffer.debt - buffer.inserted
+
+    def image_cost(self, page_size: int) -> int:
+        """Bytes that the image of a page takes: with its slot, and its share of what segments leave unused."""
+        images = (self.segment_bytes - SEGMENT_HEADER_SIZE) // (PAGE_IMAGE_SIZE + page_size)
+        return -(-self.segment_bytes // images) + self.buffer.slot
 
     @property
     def has_room(self) -> bool:
@@ -108,13 +128,18 @@ class SharedLog:
     def wants_checkpoint(self) -> bool:
         """Whether there is so much log that a checkpoint is due, and one now would let some of it be forgotten."""
         gain = self.buffer.redo_point() - self.redo_lsn
-        due = gain > self.options.checkpoint_bytes or (self.is_full and not self.has_room)
+        due = gain > self.options.checkpoint_bytes or self.is_filling or (self.is_short and not self.has_room)
         return due and gain >= self.segment_bytes
+
+    @property
+    def is_short(self) -> bool:
+        """Whether no segment can be made: the log takes up all that it may, or the disk has no space."""
+        return self.is_full or self.no_space is not None
 
     @property
     def wants_clean_pages(self) -> bool:
         """Whether the log is short of room, and has more when dirty pages have been written."""
-        return len(self.buffer.dirty) > 0 and (self.is_full or self.no_space is not None) and not self.has_room
+        return len(self.buffer.dirty) > 0 and self.is_short and not self.has_room
 
     def is_held_up_by(self, transaction: int) -> bool:
         """Whether the log is full, and cannot be made shorter before this transaction has ended."""

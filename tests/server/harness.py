@@ -128,7 +128,8 @@ class World:
         )
         self.disk = SimulatedFileSystem(page_cache=page_cache)
         if pages:
-            roomy = msgspec.structs.replace(self.system_options, server=ServerOptions(), wal=SMALL_LOG)
+            log = msgspec.structs.replace(wal, most_bytes=SMALL_LOG.most_bytes)
+            roomy = msgspec.structs.replace(self.system_options, server=ServerOptions(), wal=log)
             with start(self.disk, SimulatedScheduler(seed), roomy) as system:
                 file = system.open(NAME, page_size=PAGE_SIZE)
                 for first in range(0, pages, 500):
@@ -241,7 +242,9 @@ class World:
 
     def durable(self, policy: CrashPolicy = "none") -> list[str]:
         """The tags of the pages that are there after a crash at this moment and a recovery."""
-        return recovered(self.disk.crash_image(policy, Random(1)), self.system_options)
+        image = self.disk.crash_image(policy, Random(1))
+        image.capacity = None
+        return recovered(image, self.system_options)
 
     def stat(self) -> StatReply:
         client = Client(self)

@@ -534,10 +534,15 @@ def test_no_space_is_an_error_of_one_call_and_the_system_goes_on() -> None:
     while file.stat().counters["failed"] == 0:
         with suppress(NoSpace):
             assert file.append([page("b")] * 1000) == file.page_count - 1000
+    for _ in range(5):
+        count = file.page_count
+        try:
+            file.append([page("b")] * 1000)
+        except NoSpace:
+            assert file.page_count == count
+        else:  # a checkpoint has made room in the segments that there are
+            assert file.page_count == count + 1000
     count = file.page_count
-    with pytest.raises(NoSpace):
-        file.append([page("b")] * 1000)
-    assert file.page_count == count
     assert tags(file.read(0, 4)) == ["a"] * 4
     disk.faults.clear()
     assert file.append([page("c")] * 10) == count

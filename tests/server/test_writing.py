@@ -499,6 +499,23 @@ def test_many_writes_that_a_truncation_has_made_wrong_all_fail_each_alone(make_w
     world.serves_a_good_client()
 
 
+def test_a_truncation_that_an_earlier_one_has_made_wrong_fails(make_world: Make) -> None:
+    world = make_world(8)
+    client = Client(world)
+    world.hold("sync")
+    early = client.write(0, [page("early")])
+    world.settle()
+    cut = client.ask_for(Truncate, 2)
+    wrong = [client.ask_for(Truncate, 4) for _ in range(1500)]
+    held = client.append([page("held")])
+    world.settle()
+    world.let_go()
+    assert client.end(cut) == Done(cut)
+    assert all(isinstance(client.error(ref), OutOfRange) for ref in (wrong[0], wrong[-1]))
+    assert client.written(early).n == 1
+    assert client.written(held).pgid == 2
+
+
 def test_reads_of_what_is_cut_off_fail_and_others_go_on(make_world: Make) -> None:
     world = make_world(40)
     reader = Client(world, credit=False)
@@ -721,11 +738,12 @@ def test_a_log_that_cannot_be_written_or_synced_ends_the_system_and_nothing_is_a
 def test_without_space_for_a_segment_writes_fail_reads_go_on_and_later_there_is_space(make_world: Make) -> None:
     world = make_world(4)
     client = Client(world)
-    world.disk.faults.append(Fault(error=errno.ENOSPC, operation="pwritev", path="pfs_wal/xlogtemp.*", forever=True))
+    for path in ("pfs_wal/xlogtemp.*", "base/*"):  # if only the log had no space, checkpoints would make some
+        world.disk.faults.append(Fault(error=errno.ENOSPC, operation="pwritev", path=path, forever=True))
     refs = []
     for _ in range(30):
         refs.append(client.append([page("x")] * 20))
-        world.settle()
+        world.pass_time(3.0)
     ends = [client.end(ref) for ref in refs]
     done = [end for end in ends if type(end) is DataWriteEnd]
     failed = [ref for ref, end in zip(refs, ends, strict=True) if type(end) is not DataWriteEnd]

@@ -222,6 +222,7 @@ def test_recovery_begins_at_the_first_record_of_the_oldest_unsettled_transaction
     bulk = buffer.insert_commit(3, 7, 0, 1, 1, bulk=True)
     assert buffer.redo_point() == first.lsn
     assert buffer.unsettled == {1: first.lsn, 2: second.lsn, 3: bulk.lsn}
+    assert buffer.first_lsn(2) == second.lsn
     buffer.insert_commit(1, 7, 1, 2, 3)
     assert buffer.redo_point() == first.lsn
     buffer.settle(1)

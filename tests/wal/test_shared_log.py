@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pfs.errors import InvalidRequest
+from pfs.errors import InvalidRequest, NoSpace
 from pfs.wal.log_buffer import LogBuffer
 from pfs.wal.lsn import first_lsn
 from pfs.wal.shared_log import LEAST_SEGMENTS, SharedLog, WalOptions
@@ -49,7 +49,7 @@ def test_options_that_can_never_be_right_are_refused(options: dict[str, Any]) ->
 
 
 def test_the_log_may_always_take_up_a_few_segments() -> None:
-    assert made(most_bytes=1).most_bytes == LEAST_SEGMENTS * SEGMENT
+    assert made(most_bytes=1).most_bytes == LEAST_SEGMENTS * SEGMENT + 1024
     assert made(most_bytes=100 * SEGMENT).most_bytes == 100 * SEGMENT
 
 
@@ -107,3 +107,40 @@ def test_a_full_log_that_one_transaction_holds_up_names_it() -> None:
     dirty.clear()
     assert not log.wants_clean_pages
     assert log.has_room
+
+
+def test_what_is_free_is_what_may_be_logged_before_a_checkpoint() -> None:
+    log = made(most_bytes=8 * SEGMENT)
+    before = log.free
+    assert before == 8 * SEGMENT - 1024
+    log_pages(log, 1, 10)
+    assert before - log.free == log.buffer.inserted - log.redo_lsn + log.buffer.debt
+    assert 0 <= 10 * log.image_cost(PAGE) - (before - log.free) < PAGE
+    log.redo_lsn = log.buffer.inserted
+    log.buffer.settle(1)
+    assert log.free == before
+
+
+def test_a_log_that_is_filling_wants_a_checkpoint() -> None:
+    log = made(most_bytes=6 * SEGMENT, checkpoint_bytes=100 * SEGMENT)
+    while log.is_short is False:
+        log.segment_made(log.next_segment)
+    log_pages(log, 1, 400)
+    log.buffer.settle(1)
+    assert not log.is_filling
+    assert not log.wants_checkpoint
+    log_pages(log, 2, 210)
+    log.buffer.settle(2)
+    assert log.is_filling
+    assert log.wants_checkpoint
+
+
+def test_a_disk_without_space_for_more_log_makes_it_short() -> None:
+    log = made(most_bytes=100 * SEGMENT, checkpoint_bytes=100 * SEGMENT)
+    log_pages(log, 1, 225)
+    log.buffer.settle(1)
+    assert not log.has_room
+    assert not log.wants_checkpoint  # a segment will be made
+    log.no_space = NoSpace("full")
+    assert log.is_short
+    assert log.wants_checkpoint

@@ -1,0 +1,309 @@
+"""Room for writes: dirty bytes and the log have limits, disks are full; writers wait or are told, readers never do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from random import Random
+
+import msgspec
+import pytest
+
+from pfs.actors import Actor
+from pfs.actors.checkpointer import MakeCheckpoint
+from pfs.actors.wal_server import WalAppend, WalFlushed
+from pfs.errors import NoSpace
+from pfs.protocol import DataWriteEnd, RequestFailed, Stop, Truncate
+from pfs.testing.faults import Fault
+from pfs.wal.bodies import Drop
+from pfs.wal.shared_log import HOLD_BACK_AT
+from tests.server.harness import NEVER, PAGE_SIZE, SMALL, SMALL_LOG, Client, World, page, recovered, tags
+
+Make = Callable[..., World]
+
+SEGMENT = 16 << 10
+TINY_LOG = msgspec.structs.replace(
+    SMALL_LOG, segment_bytes=SEGMENT, most_bytes=8 * SEGMENT, checkpoint_bytes=4 * SEGMENT, checkpoint_seconds=NEVER
+)
+
+
+def everything(world: World) -> list[str]:
+    reader = Client(world)
+    ref = reader.read(0, world.state.page_count)
+    world.settle()
+    return tags(reader.whole(ref))
+
+
+def dirty(world: World) -> int:
+    return world.storage.dirty.bytes // PAGE_SIZE
+
+
+def fill_disk(world: World, free: int = 0) -> None:
+    """Let the disk have only so many bytes more."""
+    world.disk.capacity = world.disk._used() + free
+
+
+def write_until_refused(world: World, client: Client, most: int = 200) -> tuple[int, int]:
+    """Append 10 pages at a time until there is no space; how many appends succeeded, and the ref of the refused one."""
+    for done in range(most):
+        ref = client.append([page("x")] * 10)
+        world.pass_time(3.0)
+        if isinstance(client.end(ref), RequestFailed):
+            return done, ref
+        client.written(ref)
+    raise AssertionError("the disk was never full")
+
+
+# -- dirty bytes
+
+
+def test_a_write_that_would_pass_the_dirty_limit_waits_until_pages_were_written(make_world: Make) -> None:
+    world = make_world(4, dirty_bytes=40 * PAGE_SIZE)
+    client = Client(world)
+    world.hold("write")
+    refs = [client.append([page(k)] * 10) for k in range(8)]
+    world.settle()
+    assert [client.end(ref) is not None for ref in refs] == [True] * 4 + [False] * 4
+    assert dirty(world) == 40
+    assert world.storage.stats()["writes_waiting_for_room"] == 4
+    assert world.stat().counters["waited_for_room"] == 4
+    assert everything(world) == [*"0123", *(str(k) for k in range(4) for _ in range(10))]
+    turns = world.storage.checkpointer.reductions
+    world.pass_time(1000.0)
+    assert world.storage.checkpointer.reductions - turns < 5, "who waits is woken, and does not ask"
+    world.let_go()
+    assert [client.written(ref).n for ref in refs] == [10] * 8
+    assert dirty(world) <= 40
+    assert world.storage.stats()["promised_bytes"] == 0
+    assert everything(world) == [*"0123", *(str(k) for k in range(8) for _ in range(10))]
+
+
+def test_writes_get_room_in_the_order_in_which_they_asked(make_world: Make) -> None:
+    world = make_world(4, dirty_bytes=40 * PAGE_SIZE)
+    client, other = Client(world), Client(world)
+    world.hold("write")
+    first = client.append([page("a")] * 30)
+    world.settle()
+    large = client.append([page("b")] * 40)
+    world.settle()
+    small = other.append([page("c")])
+    world.settle()
+    assert [each is None for each in (client.end(first), client.end(large), other.end(small))] == [False, True, True]
+    world.let_go()
+    assert client.written(large).lsn < other.written(small).lsn
+
+
+@pytest.mark.parametrize("dirty_pages", [0, 1, 99])
+def test_a_write_larger_than_the_dirty_limit_passes_alone(make_world: Make, dirty_pages: int) -> None:
+    world = make_world(4, dirty_bytes=dirty_pages * PAGE_SIZE)
+    client = Client(world)
+    refs = [client.append([page(k)] * 100) for k in range(3)]
+    most = 0
+    while not all(client.end(ref) for ref in refs):
+        world.scheduler.step()
+        most = max(most, dirty(world), world.storage.write_room.promised // PAGE_SIZE)
+    assert most == 100
+    assert everything(world) == [*"0123", *(str(k) for k in range(3) for _ in range(100))]
+
+
+def test_an_overwrite_in_memory_durability_waits_for_dirty_room_without_a_deadlock(make_world: Make) -> None:
+    world = make_world(40, dirty_bytes=20 * PAGE_SIZE)
+    client = Client(world)
+    refs = [client.write(k % 4 * 10, [page(k)] * 10, durability="memory") for k in range(40)]
+    world.settle()
+    assert all(type(client.end(ref)) is DataWriteEnd for ref in refs)
+    assert everything(world) == [str(36 + k) for k in range(4) for _ in range(10)]
+
+
+def test_a_truncation_and_a_stop_wait_for_writes_that_wait_for_dirty_room(make_world: Make) -> None:
+    world = make_world(4, dirty_bytes=10 * PAGE_SIZE)
+    client = Client(world)
+    world.hold("write")
+    refs = [client.append([page(k)] * 10) for k in range(3)]
+    world.settle()
+    cut, late = client.ask_for(Truncate, 6), client.append([page("late")])
+    world.settle()
+    assert [client.end(each) for each in (refs[1], cut, late)] == [None] * 3
+    stop = client.ask_for(Stop)
+    world.let_go()
+    assert client.written(refs[2]).pgid == 24
+    assert client.end(cut) is not None
+    assert client.end(stop) is not None
+    assert isinstance(client.end(late), RequestFailed)
+
+
+def test_writers_at_the_dirty_limit_learn_that_a_data_file_has_no_space_and_readers_go_on(make_world: Make) -> None:
+    world = make_world(4, dirty_bytes=40 * PAGE_SIZE)
+    client = Client(world)
+    world.disk.faults.append(Fault(error=errno.ENOSPC, operation="pwritev", path="base/*", forever=True))
+    done, refused = write_until_refused(world, client)
+    assert isinstance(client.error(refused), NoSpace)
+    assert done == 4
+    assert dirty(world) == 40
+    assert everything(world) == [*"0123", *["x"] * 40]
+    assert world.durable() == everything(world)
+    world.disk.faults.clear()
+    world.pass_time(3.0)
+    world.serves_a_good_client()
+    assert world.storage.stats()["writes_waiting_for_room"] == 0
+
+
+# -- the log
+
+
+def test_a_flood_of_writers_slows_down_before_a_small_log_is_full_and_nobody_fails(make_world: Make) -> None:
+    world = make_world(4, wal=TINY_LOG)
+    clients = [Client(world) for _ in range(20)]
+    refs = [(client, client.append([page(k)] * 15)) for k in range(10) for client in clients]
+    fullest = 0.0
+    while not all(client.end(ref) for client, ref in refs):
+        world.scheduler.step()
+        fullest = max(fullest, world.log.fill_ratio)
+    assert all(type(client.end(ref)) is DataWriteEnd for client, ref in refs)
+    assert HOLD_BACK_AT < fullest < 1.2
+    assert world.stat().counters["held_back"] > 0
+    assert world.storage.stats()["checkpoints"] > 5
+    assert len(everything(world)) == 4 + 20 * 10 * 15
+
+
+def test_writers_are_held_back_while_a_checkpoint_is_slow_and_are_not_called_idle(make_world: Make) -> None:
+    options = msgspec.structs.replace(SMALL, idle_seconds=5.0)
+    world = make_world(4, options, wal=TINY_LOG)
+    client = Client(world)
+    world.hold("write")
+    refs = [client.append([page(k)] * 15) for k in range(30)]
+    world.settle()
+    waiting = [ref for ref in refs if client.end(ref) is None]
+    assert waiting
+    world.pass_time(100.0)
+    assert [ref for ref in refs if client.end(ref) is None] == waiting
+    assert everything(world)[:4] == list("0123")
+    world.let_go()
+    world.pass_time(1.0)
+    assert all(type(client.end(ref)) is DataWriteEnd for ref in refs)
+
+
+def test_a_record_that_finds_no_room_waits_for_it(make_world: Make) -> None:
+    world = make_world(4, wal=TINY_LOG)
+    client, told = Client(world), []
+
+    class Asker(Actor):
+        def on_receive(self, message: object) -> None:
+            told.append(message)
+
+    world.hold("write")
+    for k in range(30):
+        client.append([page(k)] * 5)
+    world.settle()
+    while world.log.has_room:
+        world.log.buffer.insert(Drop(1))
+    world.storage.wal.tell(WalAppend((Drop(99999),), world.scheduler.start(Asker), "token"))
+    world.settle()
+    assert told == []
+    world.let_go()
+    assert [type(each) for each in told] == [WalFlushed]
+
+
+# -- full disks: the rows of the fault matrix
+
+
+def test_without_space_for_the_log_a_write_fails_before_its_commit_and_reads_go_on(make_world: Make) -> None:
+    world = make_world(4, wal=TINY_LOG)
+    client = Client(world)
+    fill_disk(world)
+    done, refused = write_until_refused(world, client)
+    assert isinstance(client.error(refused), NoSpace)
+    expected = [*"0123", *["x"] * 10 * done]
+    assert everything(world) == expected
+    assert world.durable() == expected
+    assert not world.panics
+
+
+def test_a_disk_without_space_for_more_log_is_written_on_as_long_as_checkpoints_make_room(make_world: Make) -> None:
+    world = make_world(40, wal=TINY_LOG)
+    client = Client(world)
+    fill_disk(world)
+    for k in range(60):
+        ref = client.write(0, [page(k)] * 40)
+        world.pass_time(1.0)
+        client.written(ref)
+    assert everything(world) == ["59"] * 40
+    assert world.storage.stats()["checkpoints"] > 5
+
+
+def test_a_full_disk_leaves_room_for_a_checkpoint(make_world: Make) -> None:
+    world = make_world(400, wal=TINY_LOG)
+    client = Client(world)
+    world.hold("write")
+    fill_disk(world)
+    refs = [client.write(10 * k, [page("x")] * 10) for k in range(40)]
+    world.pass_time(5.0)
+    written = [ref for ref in refs if type(client.end(ref)) is DataWriteEnd]
+    assert len(written) < len(refs)
+    assert dirty(world) >= 10 * len(written)
+    world.let_go()
+    world.pass_time(1.0)
+    world.checkpoint()
+    assert dirty(world) == 0
+    assert not world.panics
+    assert world.data_file() == everything(world)
+
+
+def test_without_space_for_a_data_file_its_pages_stay_dirty_and_are_written_when_there_is_some(
+    make_world: Make,
+) -> None:
+    world = make_world(4)
+    client = Client(world)
+    fill_disk(world)
+    ref = client.append([page("x")] * 20)
+    world.settle()
+    client.written(ref)
+    made = Client(world)
+    checkpoint = world.next_ref()
+    world.storage.checkpointer.tell(MakeCheckpoint(made.ref, checkpoint))
+    world.pass_time(10.0)
+    assert made.end(checkpoint) is None
+    assert dirty(world) == 20
+    assert world.data_file() == list("0123")
+    assert everything(world) == world.durable() == [*"0123", *["x"] * 20]
+    world.disk.capacity = None
+    world.pass_time(5.0)
+    assert made.end(checkpoint) is not None
+    assert dirty(world) == 0
+    assert world.data_file() == [*"0123", *["x"] * 20]
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_writing_resumes_by_itself_when_there_is_space(make_world: Make, reason: int) -> None:
+    world = make_world(4, wal=TINY_LOG)
+    client = Client(world)
+    for path in ("base/*", "pfs_wal/xlogtemp.*"):
+        world.disk.faults.append(Fault(error=reason, operation="pwritev", path=path, forever=True))
+    done, refused = write_until_refused(world, client)
+    assert isinstance(client.error(refused), NoSpace)
+    for _ in range(3):
+        again = client.append([page("y")] * 10)
+        world.pass_time(3.0)
+        assert isinstance(client.error(again), NoSpace)
+    assert everything(world) == [*"0123", *["x"] * 10 * done]
+    world.disk.faults.clear()
+    world.pass_time(3.0)
+    for _ in range(10):
+        world.serves_a_good_client()
+    assert world.on_disk()[: 4 + 10 * done] == [*"0123", *["x"] * 10 * done]
+    assert not world.panics
+
+
+def test_a_system_that_is_stopped_on_a_full_disk_has_everything_when_there_is_space_again(make_world: Make) -> None:
+    world = make_world(4, wal=TINY_LOG)
+    client = Client(world)
+    fill_disk(world)
+    done, _ = write_until_refused(world, client)
+    expected = [*"0123", *["x"] * 10 * done]
+    world.system.stop(timeout=5.0)
+    image = world.disk.crash_image("none", Random(1))
+    image.capacity = image._used()
+    with pytest.raises(NoSpace):
+        recovered(image, world.system_options)
+    image.capacity = None
+    assert recovered(image, world.system_options) == expected
