@@ -2,7 +2,7 @@
 
 Each of these opens a `System` on the directory, so no other may use it meanwhile.  Commands that look at what is below
 the page files are in `pfs.offline_commands`.  Exit status: 0; 1 if pfs refuses or fails, with one line on stderr; 2 if
-the command line is wrong; 130 after Ctrl-C.
+the command line is wrong; 130 after Ctrl-C.  Of `pfs check`: 1 if there is damage, 2 if nothing could be checked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (PfsError, OSError) as error:
         print(f"pfs: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return int(getattr(asked, "status_if_refused", 1))
     except KeyboardInterrupt:
         return 130
     return 0 if answer is None else answer.status

@@ -1,17 +1,21 @@
-"""Commands of `pfs` that work on the files of a data directory, below the page files: `wal dump`, `wal stat`.
+"""Commands of `pfs` that work on the files of a data directory, below the page files: `wal dump`, `wal stat`, `check`.
 
 They open no `System`.  Those of the log change and lock nothing, so they work beside a system that uses the directory,
-and on a log that recovery refuses.
+and on a log that recovery refuses.  A check wants the directory for itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pfs.answers import Answer, add_directory, check_directory, properties, table
+from pfs.check import Finding, Progress, check
 from pfs.errors import CatalogDamaged, PageFileNotFound
 from pfs.files.catalog import read_catalog
 from pfs.files.posix import PosixFileSystem
@@ -95,6 +99,54 @@ def wal_stat(asked: argparse.Namespace) -> Answer:
     return Answer("\n".join(lines), value | {"types": types, "files": files})
 
 
+def check_files(asked: argparse.Namespace) -> Answer:
+    check_directory(asked.directory)
+    progress = show_progress if sys.stderr.isatty() else None
+    report = check(asked.directory, repair=asked.repair, progress=progress)
+    if progress is not None:
+        print(end="\r\033[K", file=sys.stderr)
+    lines = [f"{_degree(finding, 'repaired'):10}  {_line(finding)}" for finding in report.repaired]
+    lines += [f"{_degree(finding):10}  {_line(finding)}" for finding in report.findings]
+    if report.obstacle:
+        lines.append(f"nothing was repaired: {report.obstacle}")
+    if report.recovery is not None:
+        recovery = report.recovery
+        lines.append(
+            f"not stopped in order: the next start recovers {recovery.transactions:,} transactions with "
+            f"{recovery.pages:,} pages from {recovery.wal_bytes:,} bytes of log"
+            + (
+                f", and cuts off {recovery.torn_bytes:,} bytes that a crash left behind it"
+                if recovery.torn_bytes
+                else ""
+            )
+        )
+    found = sum(finding.damage for finding in report.findings)
+    verdict = f"{found:,} findings of damage" if found else "no damage"
+    lines.append(f"{report.state}; {report.page_files:,} page files, {report.pages:,} pages checked: {verdict}")
+    return Answer("\n".join(lines), msgspec.to_builtins(report) | {"damaged": report.damaged}, int(report.damaged))
+
+
+def _degree(finding: Finding, repaired: str = "") -> str:
+    return repaired or ("note" if not finding.damage else "repairable" if finding.repairable else "damage")
+
+
+def _line(finding: Finding) -> str:
+    where = finding.path
+    if finding.page_file:
+        where += f" ({finding.page_file!r})"
+    if finding.n == 1:
+        where += f" page {finding.pgid}"
+    elif finding.n:
+        where += f" pages {finding.pgid} to {finding.pgid + finding.n - 1}"
+    return f"{where}: {finding.kind}: {finding.message}"
+
+
+def show_progress(progress: Progress) -> None:
+    """A line on stderr that is written over by the next."""
+    percent = 100 * progress.done // progress.total if progress.total else 100
+    print(f"\r\033[K{progress.phase}: {percent} %", end="", file=sys.stderr, flush=True)
+
+
 def _cell(key: str, value: object) -> str:
     return f"{value:,}" if type(value) is int and key != "file_id" else str(value)
 
@@ -129,6 +181,9 @@ def add_offline_commands(commands: Commands) -> None:
     sub.add_argument("--file", metavar="FILE", help="only what concerns this page file, given by its name or id")
     sub.add_argument("--from", dest="first", metavar="LSN", help="from here on (default: all that there is)")
     sub.add_argument("--to", dest="stop", metavar="LSN", help="only what begins before")
+    sub = _add(commands, "check", check_files, "look for damage in a directory that is not in use")
+    sub.add_argument("--repair", action="store_true", help="recover it, and write again what the log still has")
+    sub.set_defaults(status_if_refused=2)
     _add(wal_commands, "stat", wal_stat, "show counts and bytes of the log, and the state of the control file")
 
 

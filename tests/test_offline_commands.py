@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Pfs:
     def call(*arguments: object, status: int = 0, error: str = "") -> str:
         assert main([str(argument) for argument in arguments]) == status
         captured = capsys.readouterr()
-        if status == 1:
+        if error:
             assert captured.err.startswith("pfs: ")
             assert captured.err.count("\n") == 1
         assert error in captured.err
@@ -203,6 +204,93 @@ def test_a_damaged_control_file_is_one_clear_line(data: Path, run: Pfs, command:
     run("wal", command, data, status=1, error="no slot of 'pfs_control' is valid")
     (data / "pfs_control").unlink()
     run("wal", command, data, status=1, error="'pfs_control'")
+
+
+# ------------------------------------------------------------------------------------------ check
+
+
+def test_check_of_a_directory_in_order_says_so(data: Path, run: Pfs) -> None:
+    assert run("check", data) == "stopped in order; 2 page files, 60 pages checked: no damage\n"
+    found = json.loads(run("check", data, "--json"))
+    assert (found["damaged"], found["findings"], found["pages"], found["recovery"]) == (False, [], 60, None)
+
+
+def test_check_says_what_a_crash_left_to_recover(crashed: Path, run: Pfs) -> None:
+    first, second = run("check", crashed).splitlines()
+    assert first.startswith("not stopped in order: the next start recovers 80 transactions with 120 pages from ")
+    assert second == "in use; 2 page files, 0 pages checked: no damage"
+    recovery = json.loads(run("check", crashed, "--json"))["recovery"]
+    assert (recovery["transactions"], recovery["pages"], recovery["torn_bytes"]) == (80, 120, 0)
+    last = dumped(run, crashed, "--file", "b")[-2]
+    lsn = parse_lsn(str(last["lsn"]))
+    flip(segment_of(crashed, lsn), lsn % (64 << 10) + 80)
+    assert "bytes that a crash left behind it" in run("check", crashed)
+    run("check", crashed, "--repair")
+
+
+def test_check_names_damage_and_repairs_what_it_can(data: Path, run: Pfs) -> None:
+    path = data / "base" / "5" / "16384"
+    whole = path.read_bytes()
+    for page in (2, 3, 7):
+        flip(path, page * 4096 + 9)
+    (data / "notes").write_text("mine")
+    assert run("check", data, status=1, error="").splitlines() == [
+        "repairable  base/5/16384 ('a') pages 2 to 3: page: it does not match its checksum",
+        "repairable  base/5/16384 ('a') page 7: page: it does not match its checksum",
+        "note        notes: unknown file: it is none of pfs's files",
+        "stopped in order; 2 page files, 60 pages checked: 2 findings of damage",
+    ]
+    found = json.loads(run("check", data, "--json", status=1))
+    assert [(each["pgid"], each["n"], each["repairable"]) for each in found["findings"]] == [
+        (2, 2, True), (7, 1, True), (0, 0, False),
+    ]  # fmt: skip
+    assert found["damaged"]
+    assert run("check", data, "--repair").splitlines() == [
+        "repaired    base/5/16384 ('a') pages 2 to 3: page: it does not match its checksum",
+        "repaired    base/5/16384 ('a') page 7: page: it does not match its checksum",
+        "note        notes: unknown file: it is none of pfs's files",
+        "stopped in order; 2 page files, 60 pages checked: no damage",
+    ]
+    assert path.read_bytes() == whole
+    run("check", data)
+
+
+def test_check_says_why_nothing_could_be_repaired(data: Path, run: Pfs) -> None:
+    with pfs.System(data) as system:
+        system.open("a").write(0, [b"c" * 4096])
+        crashed = copied(data, data.parent / "crashed")
+    path = crashed / "base" / "5" / "16384"
+    path.write_bytes(path.read_bytes()[: 30 * 4096])
+    log = (crashed / "pfs_wal" / segments(crashed)[0].name).read_bytes()
+    first = log.index(bytes([16]) * 4096)  # of pages that are cut off
+    flip(segments(crashed)[0], first)
+    (crashed / "base" / "5" / "20000").touch()
+    run("check", crashed, status=1)
+    lines = run("check", crashed, "--repair", status=1).splitlines()
+    assert any(line.startswith("damage      base/5/16384 ('a') pages 30 to 39: page missing: ") for line in lines)
+    assert any("nothing was repaired: " in line and "40 were committed" in line for line in lines)
+    assert lines[-1].endswith(" findings of damage")
+
+
+def test_check_refuses_what_it_cannot_look_at_with_a_status_of_its_own(data: Path, tmp_path: Path, run: Pfs) -> None:
+    with pfs.System(data):
+        run("check", data, status=2, error="is in use by another System, of this process or another")
+    run("check", tmp_path / "no", status=2, error="there is no directory")
+    with pytest.raises(SystemExit) as ended:
+        run("check", data, "--mend")
+    assert ended.value.code == 2
+
+
+def test_check_shows_progress_on_a_terminal(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["check", str(data)]) == 0
+    captured = capsys.readouterr()
+    assert "checking pages: 100 %" in captured.err
+    assert "reading the WAL: 100 %" in captured.err
+    assert captured.err.endswith("\r\033[K")
+    assert captured.out.endswith("no damage\n")
 
 
 def test_only_a_data_directory_has_a_log(tmp_path: Path, run: Pfs) -> None:

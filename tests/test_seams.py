@@ -164,7 +164,7 @@ LAYERS = [
     {"errors", "protocol"},
     {"cache", "files", "wal", "streams"},
     {"actors"},
-    {"calls", "page_file", "storage", "system"},
+    {"calls", "check", "page_file", "storage", "system"},
     {"isam", "node", "aio"},
     {"__init__"},
     {"answers", "offline_commands", "cli", "__main__"},

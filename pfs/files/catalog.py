@@ -21,7 +21,7 @@ from contextlib import suppress
 
 from pfs.errors import CatalogDamaged, FileMissing, PageFileNotFound, PageSizeMismatch, RequestError
 from pfs.files import relation
-from pfs.files.catalog_table import CatalogEntry, CatalogTable, check_name, decode, encode
+from pfs.files.catalog_table import DATABASE, CatalogEntry, CatalogTable, check_name, decode, encode
 from pfs.files.exclusive import Exclusive
 from pfs.files.filesystem import FileSystem
 from pfs.files.relation import DEFAULT_TABLESPACE, RelationAddress
@@ -36,7 +36,8 @@ CATALOG_FILE = "pfs.catalog"
 TEMPORARY_FILE = "pfs.catalog.new"
 """Where the next catalog is written, before it takes the place of the present one."""
 
-_DIRECTORY = relation.directory(RelationAddress(DEFAULT_TABLESPACE, 5, 1))
+PAGE_FILES = relation.directory(RelationAddress(DEFAULT_TABLESPACE, DATABASE, 1))
+"""The directory that holds the files of all page files."""
 
 
 def read_catalog(fs: FileSystem) -> CatalogTable | None:
@@ -154,11 +155,11 @@ class Catalog:
         sidecars = sorted(number for number in map(relation.parse_sidecar_name, files) if number)
         names = [relation.file_name(*found) for found in parsed if found.number not in known]
         names += [relation.sidecar_name(number) for number in sidecars if number not in known]
-        return [f"{_DIRECTORY}/{name}" for name in names]
+        return [f"{PAGE_FILES}/{name}" for name in names]
 
     def _files(self) -> list[str]:
         try:
-            return self._pool.list(_DIRECTORY)
+            return self._pool.list(PAGE_FILES)
         except FileMissing:
             return []
 
@@ -177,7 +178,7 @@ class Catalog:
         found = [name for name in self._files() if relation.parse_file_name(name)]
         if found:
             raise CatalogDamaged(
-                f"the catalog {CATALOG_FILE!r} is missing, but {_DIRECTORY!r} holds {len(found)} files of relations "
+                f"the catalog {CATALOG_FILE!r} is missing, but {PAGE_FILES!r} holds {len(found)} files of relations "
                 f"({found[0]!r}, ...); restore it from a backup"
             )
         table = CatalogTable()

@@ -88,6 +88,28 @@ class RelationFile:
         self._manager.close(self.relation)
 
 
+def lock_directory(fs: FileSystem, name: str) -> int:
+    """Lock a data directory, until the descriptor that is returned is closed.  name: for messages.
+
+    Raises `DirectoryLocked`, or what it means that the file cannot be opened.
+    """
+    try:
+        descriptor = fs.open(LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise meaning(error, "open", f"open {LOCK_FILE!r} in {name!r}") from error
+    try:
+        fs.lock(descriptor)
+    except OSError as error:
+        fs.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise meaning(error, "open", f"lock {LOCK_FILE!r} in {name!r}") from error
+        raise DirectoryLocked(
+            f"{name} is in use by another System, of this process or another ({LOCK_FILE} is locked): stop it, or use "
+            "another directory"
+        ) from None
+    return descriptor
+
+
 class PageFileStore:
     """The files of one data directory (see the module).
 
@@ -114,7 +136,7 @@ class PageFileStore:
         else:
             self.name = "a simulated disk"
             self._fs = directory
-        self._lock_descriptor = self._take_lock()
+        self._lock_descriptor = lock_directory(self._fs, self.name)
         try:
             self._pool = VirtualFilePool(self._fs, slots=descriptors, clock=clock)
             self._manager = StorageManager({"disk": MagneticDisk(self._pool)}, segment_size=segment_bytes)
@@ -125,23 +147,6 @@ class PageFileStore:
             raise
         self._open: dict[str, CheckedFile] = {}
         self._open_by_id: dict[int, CheckedFile] = {}
-
-    def _take_lock(self) -> int:
-        try:
-            descriptor = self._fs.open(LOCK_FILE, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise meaning(error, "open", f"open {LOCK_FILE!r} in {self.name!r}") from error
-        try:
-            self._fs.lock(descriptor)
-        except OSError as error:
-            self._fs.close(descriptor)
-            if not isinstance(error, BlockingIOError):
-                raise meaning(error, "open", f"lock {LOCK_FILE!r} in {self.name!r}") from error
-            raise DirectoryLocked(
-                f"{self.name} is in use by another System, of this process or another ({LOCK_FILE} is locked): "
-                "stop it, or use another directory"
-            ) from None
-        return descriptor
 
     @property
     def file_system(self) -> FileSystem:

@@ -35,6 +35,7 @@ import msgspec
 from pfs.actors.page_file_server import PageFileServer
 from pfs.actors.requests import ReadRequest, ServerOptions, WriteRequest
 from pfs.calls import Call, ReadCall, ThreadClient, WriteCall
+from pfs.check import check
 from pfs.errors import IdleTooLong, SyncFailed
 from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
@@ -401,6 +402,7 @@ class Simulation:
         image.capacity = None
         if self.random.random() < 0.5:
             image = self._crash_in_recovery(image)
+        self._check_files(image, f"after a crash ({moment.policy})")
         found = {}
         with self._started(image) as system:
             for name, states in moment.allowed.items():
@@ -425,7 +427,15 @@ class Simulation:
             for name, pages in found.items():
                 if system.open(name, create=False).read(0, len(pages)) != pages:
                     self.history.violate(f"{name!r} is not the same when it is opened anew")
+        self._check_files(image, "after a clean stop")
         self.history.events["recovered"] += 1
+
+    def _check_files(self, image: SimulatedFileSystem, when: str) -> None:
+        """What a crash leaves is no damage: recovery mends it."""
+        image.on_operation = None
+        for finding in check(image, segment_bytes=self.plan.options.segment_bytes).findings:
+            if finding.damage:
+                self.history.violate(f"damage {when}: {finding}")
 
     def _crash_in_recovery(self, image: SimulatedFileSystem) -> SimulatedFileSystem:
         """Start a system on a disk that ends at some operation; returns what may be left then."""

@@ -1,4 +1,4 @@
-"""The records and the control slot of a checkpoint.
+"""The records and the control slot of a checkpoint, made and read back.
 
 The order that whoever makes a checkpoint keeps, and that makes it safe at every moment of it:
 
@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from itertools import islice
 
 from pfs.errors import InvalidRequest
-from pfs.wal.bodies import Checkpoint, PageCounts
+from pfs.wal.bodies import CHECKPOINT, PAGE_COUNTS, Checkpoint, PageCounts
 from pfs.wal.checkpoint_room import PAIRS_PER_RECORD
 from pfs.wal.control_file import IN_USE, STOPPED, ControlData, ControlFile
 from pfs.wal.log_buffer import LogBuffer, Place
+from pfs.wal.log_files import LogFiles
 from pfs.wal.lsn import format_lsn
+from pfs.wal.reader import Leftover, LogReader, LogScan, check_tail
+from pfs.wal.records import Record, decode_checkpoint, decode_page_counts
 
 
 def insert_checkpoint(
@@ -58,3 +61,25 @@ def record_checkpoint(
         )
     state = STOPPED if shutdown else IN_USE
     return control.write(state=state, checkpoint_lsn=place.lsn, redo_lsn=redo_lsn, durable_hint=durable)
+
+
+def read_checkpoint(
+    files: LogFiles, reader: LogReader, control: ControlData
+) -> tuple[Record, Checkpoint, dict[int, int]]:
+    """The record of the last checkpoint, what it says, and the page counts that it recorded, by file id.
+
+    Raises `WalDamaged`, `WalSegmentMissing`, `ForeignWalSegment`, `ReadFailed`.
+    """
+    record = reader.record_at(control.checkpoint_lsn, only=CHECKPOINT)
+    checkpoint = decode_checkpoint(record)
+    counts: dict[int, int] = {}
+    if checkpoint.page_counts_lsn:
+        scan = LogScan(reader, checkpoint.page_counts_lsn, control.epoch)
+        for each in scan:
+            if each.type == PAGE_COUNTS:
+                counts.update(decode_page_counts(each))
+            if each.lsn == control.checkpoint_lsn:
+                break
+        else:
+            check_tail(files, scan, Leftover(scan.end, None), control.checkpoint_lsn + 1)
+    return record, checkpoint, counts

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 from typing import Literal, NamedTuple
 
-from pfs.errors import ForeignWalSegment, InvalidRequest, PfsError
+from pfs.errors import ForeignWalSegment, InvalidRequest, PfsError, WalDamaged
 from pfs.files.failures import NO_DESCRIPTORS, Deed, meaning
 from pfs.files.filesystem import FileSystem, WriteBuffer
 from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
@@ -224,6 +224,18 @@ class LogFiles:
         if header is not None:
             self._check_header(header, segment, path)
         return Segment(segment, content, header)
+
+    def check(self, segment: int) -> None:
+        """Look at the length and the header of a segment.  Raises `WalDamaged`, `ForeignWalSegment`."""
+        path = self.path(segment)
+        with failing("look", f"look at {path!r}"):
+            size = self._fs.stat(path).size
+        if size != self.segment_size:
+            raise WalDamaged(f"WAL segment {path!r} has {size} bytes, and not {self.segment_size}")
+        header = self._read_header(segment)
+        if header is None:
+            raise WalDamaged(f"the header of WAL segment {path!r} is not valid")
+        self._check_header(header, segment, path)
 
     def is_being_recycled(self, segment: int) -> bool:
         """True if a crash may have ended `recycle` between giving an old segment its new header and its new name.

@@ -27,14 +27,14 @@ from typing import NamedTuple, Protocol
 
 from pfs.errors import ControlFileDamaged
 from pfs.files.filesystem import FileSystem
-from pfs.wal.bodies import CHECKPOINT, PAGE_COUNTS, PAGE_IMAGE, SIDECAR_IMAGE, Checkpoint, Epoch, SidecarImage
-from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
+from pfs.wal.bodies import PAGE_IMAGE, SIDECAR_IMAGE, Epoch, SidecarImage
+from pfs.wal.checkpoint import insert_checkpoint, read_checkpoint, record_checkpoint
 from pfs.wal.control_file import MAKING, RECOVERING, STOPPED, ControlData, ControlFile
 from pfs.wal.log_buffer import LogBuffer
 from pfs.wal.log_files import LogFiles, SyncMethod
 from pfs.wal.lsn import DEFAULT_SEGMENT_SIZE, SEGMENT_HEADER_SIZE, check_segment_size, first_lsn
 from pfs.wal.reader import Leftover, LogReader, LogScan, check_tail
-from pfs.wal.records import decode_checkpoint, decode_page_counts, image_page, seed_of
+from pfs.wal.records import image_page, seed_of
 from pfs.wal.redo import CatalogChange, Plan, Redo
 from pfs.wal.sidecar import locate
 
@@ -168,6 +168,16 @@ def start_log(
     return log
 
 
+def flush_log(files: LogFiles, buffer: LogBuffer) -> None:
+    """Make all that was inserted durable, with new segments if need be: for whoever has the log alone."""
+    while (batch := buffer.next_batch()) is not None:
+        for part in batch.parts:
+            files.prepare(part.segment, buffer.epoch)
+        files.write(batch)
+        files.sync()
+        buffer.batch_flushed(batch)
+
+
 class _Start:
     """The steps of a start."""
 
@@ -216,10 +226,9 @@ class _Start:
 
     def recover(self, make_buffer: Callable[[int, int, int], LogBuffer]) -> StartedLog:
         data, reader = self.data, self.reader
-        record = reader.record_at(data.checkpoint_lsn, only=CHECKPOINT)
+        record, checkpoint, page_counts = read_checkpoint(self.files, reader, data)
         redo = Redo(data.redo_lsn)
-        checkpoint = decode_checkpoint(record)
-        redo.start(checkpoint, self._page_counts(checkpoint))
+        redo.start(checkpoint, page_counts)
         scan = self._scan(redo)
         stopped = data.state == STOPPED and scan.prev_lsn == data.checkpoint_lsn
         leftover = Leftover(scan.end, None) if stopped else reader.look_ahead(scan.end, scan.epoch)
@@ -236,18 +245,6 @@ class _Start:
             self._carry_out(plan)
         pages = plan.page_total
         return self._finish(buffer, plan, redo_lsn, pages, scan.end - data.redo_lsn, leftover.end - scan.end)
-
-    def _page_counts(self, checkpoint: Checkpoint) -> dict[int, int]:
-        counts: dict[int, int] = {}
-        if checkpoint.page_counts_lsn:
-            scan = LogScan(self.reader, checkpoint.page_counts_lsn, self.data.epoch)
-            for record in scan:
-                if record.type == PAGE_COUNTS:
-                    counts.update(decode_page_counts(record))
-                if record.lsn == self.data.checkpoint_lsn:
-                    return counts
-            check_tail(self.files, scan, Leftover(scan.end, None), self.data.checkpoint_lsn + 1)
-        return counts
 
     def _scan(self, redo: Redo) -> LogScan:
         """Read the log from the redo point to its end."""
@@ -361,17 +358,8 @@ class _Start:
                 image = self.target.read_sidecar_block(file_id, block)
                 if image is not None:
                     buffer.insert_reserved(SidecarImage(file_id, block, image))
-        self._flush(buffer)
+        flush_log(self.files, buffer)
         return redo_lsn
-
-    def _flush(self, buffer: LogBuffer) -> None:
-        files = self.files
-        while (batch := buffer.next_batch()) is not None:
-            for part in batch.parts:
-                files.prepare(part.segment, buffer.epoch)
-            files.write(batch)
-            files.sync()
-            buffer.batch_flushed(batch)
 
     def _finish(
         self, buffer: LogBuffer, plan: Plan, redo_lsn: int, pages: int, wal_bytes: int, torn_bytes: int
@@ -385,7 +373,7 @@ class _Start:
             next_file_id=plan.next_file_id,
             next_transaction=plan.next_transaction,
         )
-        self._flush(buffer)
+        flush_log(self.files, buffer)
         buffer.limit = files.end_of_segments()
         record_checkpoint(self.control, place, redo_lsn, buffer.flushed)
         return StartedLog(
