@@ -29,6 +29,7 @@ from pfs.wal.heal import FoundPage, find_page
 from pfs.wal.recovery import Progress, start_log
 from pfs.wal.retention import Retention
 from pfs.wal.shared_log import SharedLog
+from pfs.wal.sidecar_images import SidecarImages
 from pfs.wal.slots import SlotFiles
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Storage:
         self.write_room = WriteRoom(self.dirty, self.log, options.dirty_bytes)
         start: Any = runtime.start
         readers = [start(VirtualFileWorker) for _ in range(options.read_workers)]
-        writers = [start(VirtualFileWorker) for _ in range(options.write_workers)]
+        writers = self._writers = [start(VirtualFileWorker) for _ in range(options.write_workers)]
+        self.images = SidecarImages()
         keeper = start(VirtualFileWorker)
         device = start(LogDevice, files)
         self._blocking: list[Any] = [*readers, *writers, keeper, device]
@@ -100,13 +102,18 @@ class Storage:
             self.started.control,
             self.wal,
             keeper,
-            writers,
+            self.writer_of,
             self.store.sync,
             page_counts,
             panic,
             options.dirty_bytes // 2,
             self.write_room,
+            self.images,
         )
+
+    def writer_of(self, file_id: int) -> Address:
+        """The worker that makes all changes of a page file, one after the other."""
+        return cast(Address, self._writers[file_id % len(self._writers)])
 
     def file_opened(self, file_id: int, file: CheckedFile) -> None:
         """A page file is served from now on."""

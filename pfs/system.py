@@ -186,6 +186,8 @@ class System:
                 storage.wal,
                 storage.checkpointer,
                 storage.write_room,
+                storage.writer_of(opened.file_id),
+                storage.images,
                 self.panic,
                 self.options.server,
                 self._observer,

@@ -18,7 +18,7 @@ the log grows meanwhile, up to its limit.  Any other failure is fatal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from pfs.wal.log_buffer import Place
 from pfs.wal.retention import Retention
 from pfs.wal.shared_log import SharedLog
 from pfs.wal.sidecar import locate
+from pfs.wal.sidecar_images import SidecarImages
 
 RUNS_IN_FLIGHT = 4
 """How many runs of pages are on their way to the disk at a time."""
@@ -124,8 +125,9 @@ Phase = Literal["idle", "flushing", "writing", "syncing", "recording", "controll
 class Checkpointer(Actor):
     """Writes dirty pages and makes checkpoints (see the module).
 
-    `files`: the open page files by id, shared with the system.  `sync`: makes the data files durable, and returns when
-    that is so.  `page_counts`: of the open files, by id, when all that is committed is published.
+    `files`: the open page files by id, shared with the system.  `writer_of`: the worker that makes all changes of a
+    file.  `sync`: makes the data files durable, and returns when that is so.  `page_counts`: of the open files, by id,
+    when all that is committed is published.
     """
 
     inline = True
@@ -139,12 +141,13 @@ class Checkpointer(Actor):
         control: ControlFile,
         wal: Address,
         keeper: Address,
-        workers: Sequence[Address],
+        writer_of: Callable[[int], Address],
         sync: Callable[[], None],
         page_counts: Callable[[], dict[int, int]],
         panic: Callable[[BaseException], None],
         dirty_soft_bytes: int,
         room: WriteRoom,
+        images: SidecarImages,
     ) -> None:
         super().__init__()
         self._dirty = dirty
@@ -154,15 +157,14 @@ class Checkpointer(Actor):
         self._control = control
         self._wal = wal
         self._keeper = keeper
-        self._workers = tuple(workers)
+        self._worker_of = writer_of
         self._sync = sync
         self._page_counts = page_counts
         self._panic = panic
         self._soft = dirty_soft_bytes
         self._room = room
         self._in_flight = 0
-        self._images: dict[tuple[int, int], int] = {}
-        """Sidecar blocks, by file id and number, with where their images end in the log, since the last checkpoint."""
+        self._images = images
         self._blocked = False
         self._again: Callable[[], None] | None = None
         """The step of this checkpoint that found no descriptor, and is to be tried again."""
@@ -287,13 +289,13 @@ class Checkpointer(Actor):
             self._wal.tell(WalFlush(None, self._actor_ref, "writing"))
 
     def _sync_files(self) -> None:
-        self._workers[0].tell(Carry(self._sync, self._actor_ref, "syncing"))
+        self._worker_of(0).tell(Carry(self._sync, self._actor_ref, "syncing"))
 
     def _send(self, run: DirtyRun) -> None:
         """Have a run written, after the sidecar blocks that it changes are in the log."""
         assert max(run.lsns) < self._log.buffer.flushed, "a page must not reach the disk before its log"
         file_id = run.file_id
-        missing = tuple(number for number in _blocks_of(run) if (file_id, number) not in self._images)
+        missing = self._images.missing(file_id, _blocks_of(run))
         if missing:
             call = partial(self._files[file_id].sidecar_blocks, missing)
             self._worker_of(file_id).tell(Carry(call, self._actor_ref, _BlocksRead(run, missing)))
@@ -302,17 +304,18 @@ class Checkpointer(Actor):
 
     def _log_blocks(self, token: _BlocksRead, blocks: Blocks) -> None:
         file_id = token.run.file_id
+        missing = self._images.missing(file_id, token.blocks)  # another run may have logged some meanwhile
         for number, block in zip(token.blocks, blocks, strict=True):
-            if (file_id, number) not in self._images:
+            if number in missing:
                 end = 0  # a block that is damaged has nothing to lose
                 if block is not None:
                     end = self._log.buffer.insert_reserved(SidecarImage(file_id, number, block)).end
-                self._images[file_id, number] = end
+                self._images.add(file_id, number, end)
         self._write_logged(token.run)
 
     def _write_logged(self, run: DirtyRun) -> None:
         file_id = run.file_id
-        end = max(self._images[file_id, number] for number in _blocks_of(run))
+        end = self._images.end(file_id, _blocks_of(run))
         if end > self._log.buffer.flushed:
             self._wal.tell(WalFlush(end, self._actor_ref, _ImagesFlushed(run)))
             return
@@ -320,10 +323,6 @@ class Checkpointer(Actor):
         self._worker_of(file_id).tell(
             Carry(lambda: file.write(run.pgid, run.pages, run.lsns), self._actor_ref, _Written(run))
         )
-
-    def _worker_of(self, file_id: int) -> Address:
-        """The changes of one file are made by one worker, one after the other."""
-        return self._workers[file_id % len(self._workers)]
 
     def _carried(self, token: Any, result: Any, error: PfsError | None) -> None:
         if isinstance(token, _BlocksRead) and error is None:

@@ -22,6 +22,7 @@ import pykka
 from pfs.actors import Actor, Address, Down
 from pfs.actors.buffer_pool import PagesLoaded
 from pfs.actors.checkpointer import Dirtied, FileCut, GiveCredit
+from pfs.actors.file_worker import Carried
 from pfs.actors.read_service import ReadService
 from pfs.actors.requests import ReadRequest, ServerOptions, Session, WriteRequest, is_address
 from pfs.actors.server_core import Request, ServerCore
@@ -59,6 +60,7 @@ from pfs.protocol import (
 )
 from pfs.streams.stream import Received, Stream, TransferFailed
 from pfs.wal.shared_log import SharedLog
+from pfs.wal.sidecar_images import SidecarImages
 
 
 class Turn(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +105,8 @@ class PageFileServer(Actor):
         wal: Address,
         checkpointer: Address,
         room: WriteRoom,
+        writer: Address,
+        images: SidecarImages,
         panic: Callable[[BaseException], None],
         options: ServerOptions | None = None,
         observer: ServedObserver | None = None,
@@ -120,7 +124,7 @@ class PageFileServer(Actor):
             core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now, dirtied
         )
         self._reads = ReadService(self._core)
-        self._writes = WriteService(self._core, self._reads, log, wal, checkpointer, room)
+        self._writes = WriteService(self._core, self._reads, log, wal, checkpointer, room, writer, images)
         self._sessions: dict[Address, Session] = {}
         self._streams: dict[Address, Session] = {}
         self._observer = observer
@@ -149,6 +153,7 @@ class PageFileServer(Actor):
             WalRefused: self._wal_answered,
             FileCut: self._wal_answered,
             GiveCredit: self._give_credit,
+            Carried: self._carried,
             Down: self._down,
             LookForIdle: self._look_for_idle,
             Fail: self._fail_all,
@@ -341,6 +346,12 @@ class PageFileServer(Actor):
     def _give_credit(self, _: GiveCredit) -> None:
         if not self._has_failed:
             self._writes.give_credit()
+
+    def _carried(self, message: Carried) -> None:
+        if self._has_failed:
+            return
+        self._writes.carried(message.token, message.error)
+        self._stop_when_quiet()
 
     # -- other messages
 

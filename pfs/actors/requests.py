@@ -25,9 +25,10 @@ class ServerOptions(msgspec.Struct, frozen=True):
 
     `chunk`: the most pages served in one turn; `block`: the most pages in a data message; `credits`: the most data
     messages of a transfer on their way; `staging_bytes` and `session_staging_bytes`: room for what writers send, in
-    all and for a session; `version_bytes`: room for old page versions; `idle_seconds`: how long a writer may send
-    nothing before its room lapses; `session_requests`: the most open requests of a client; `order`: who is served
-    next (`"first_come_first_served"` is there for contrast).
+    all and for a session; `bulk_bytes`: appends of so much, or more, are bulk appends, which need less room and no
+    log; `version_bytes`: room for old page versions; `idle_seconds`: how long a writer may send nothing before its
+    room lapses; `session_requests`: the most open requests of a client; `order`: who is served next
+    (`"first_come_first_served"` is there for contrast).
     """
 
     chunk: int = 64
@@ -35,6 +36,7 @@ class ServerOptions(msgspec.Struct, frozen=True):
     credits: int = 8
     staging_bytes: int = 256 << 20
     session_staging_bytes: int = 128 << 20
+    bulk_bytes: int = 8 << 20
     version_bytes: int = 128 << 20
     idle_seconds: float = 60.0
     session_requests: int = 10_000
@@ -43,7 +45,7 @@ class ServerOptions(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in ("chunk", "block", "credits", "session_requests"):
             check_number(name, getattr(self, name), 1, LARGEST_PGID)
-        for name in ("staging_bytes", "session_staging_bytes", "version_bytes"):
+        for name in ("staging_bytes", "session_staging_bytes", "bulk_bytes", "version_bytes"):
             check_number(name, getattr(self, name), 0, 1 << 62)
         if type(self.idle_seconds) not in (int, float) or not self.idle_seconds > 0:
             raise InvalidRequest(f"idle_seconds must be a number above 0, not {self.idle_seconds!r}")
@@ -83,14 +85,14 @@ class ReadRequest(Cut):
         self.ended = False
 
 
-WriteState = Literal["waiting", "collecting", "collected", "logging", "committed", "ended"]
+WriteState = Literal["waiting", "collecting", "collected", "logging", "committed", "given up", "ended"]
 
 
 class WriteRequest:
     """A data_write or data_append in progress; `pgid` is -1 until an append's place is known.
 
     `state` goes waiting (for room) -> collecting -> collected -> logging -> committed (its COMMIT is in the log) ->
-    ended; every state may go to ended.
+    ended; every state may go to ended.  A bulk append that is given up has first to be cut off.
     """
 
     __slots__ = (
@@ -106,6 +108,7 @@ class WriteRequest:
         "n",
         "pages",
         "pgid",
+        "received",
         "ref",
         "session",
         "share",
@@ -122,6 +125,8 @@ class WriteRequest:
         self.n = message.n
         self.durability = message.durability
         self.pages: list[bytes] = []
+        self.received = 0
+        """How many pages have come."""
         self.last_heard = 0.0
         self.stream: Any = None
         self.state: WriteState = "waiting"
@@ -141,16 +146,20 @@ class WriteRequest:
         if type(pages) not in (tuple, list) or len(pages) > block:
             raise ProtocolError(f"request {self.ref}: a data message holds at most {block} pages, in a tuple")
         pages = tuple(pages)
-        expected = None if self.append else self.pgid + len(self.pages)
+        expected = None if self.append else self.pgid + self.received
         if pgid is not None and (type(pgid) is not int or pgid != expected):
             raise ProtocolError(
                 f"request {self.ref}: pages from {pgid!r} came where {expected} was expected (an append's have no pgid)"
             )
-        if len(self.pages) + len(pages) > self.n:
-            raise ProtocolError(
-                f"request {self.ref}: {len(self.pages) + len(pages)} pages came, {self.n} were announced"
-            )
+        if self.received + len(pages) > self.n:
+            raise ProtocolError(f"request {self.ref}: {self.received + len(pages)} pages came, {self.n} were announced")
         self.pages += [immutable_page(page, page_size) for page in pages]
+        self.received += len(pages)
+
+    @property
+    def published_pages(self) -> list[bytes]:
+        """The pages that are in memory when it is published: all, but for a bulk append."""
+        return self.pages
 
 
 def immutable_page(page: Any, page_size: int) -> bytes:

@@ -14,6 +14,8 @@ soon as its COMMIT is in the log, and acknowledged without waiting for the log's
   the log is full, credits and invitations are held back.
 * No space in the log: the request fails with NoSpace before its COMMIT, and nothing has changed.
 * A truncation waits until every write that has begun to be logged is published, and none begins meanwhile.
+* A large append is a bulk append (`pfs.actors.bulk_append`), which waits for the same, as it must know where it begins;
+  while it is under way no append and no truncation begins.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import msgspec
 
 from pfs.actors import Address
+from pfs.actors.bulk_append import BulkAppend, BulkAppends, BulkSynced, PieceWritten
 from pfs.actors.checkpointer import CutFile
 from pfs.actors.read_service import ReadService
 from pfs.actors.requests import LARGEST_PGID, Session, WriteRequest, check_number, check_write
@@ -47,6 +50,7 @@ from pfs.protocol import Truncate as TruncateMessage
 from pfs.streams.stream import CloseTransfer, OpenTransfer
 from pfs.wal.bodies import Truncate as TruncateRecord
 from pfs.wal.shared_log import SharedLog
+from pfs.wal.sidecar_images import SidecarImages
 
 MOST_PENDING = 8 << 20
 """Bytes of log that are not durable yet, above which a write of many chunks waits for the log device."""
@@ -101,6 +105,8 @@ class WriteService:
         wal: Address,
         checkpointer: Address,
         limits: WriteRoom,
+        writer: Address,
+        images: SidecarImages,
     ) -> None:
         self._core = core
         self._reads = reads
@@ -109,13 +115,14 @@ class WriteService:
         self._checkpointer = checkpointer
         self._limits = limits
         self._image_cost = log.image_cost(core.state.page_size)
+        self._bulk = BulkAppends(core, writer, checkpointer, images, self._start, self._bulk_given_up)
         self._room: Reservations[Session, WriteRequest] = Reservations(
             core.options.staging_bytes, core.options.session_staging_bytes
         )
         self._held_back: dict[WriteRequest, int] = {}
         """Collecting writes, and the credits that they are to get when the log has room; 0: the invitation."""
         self._held: list[WriteRequest] = []
-        """Complete writes that wait for a truncation."""
+        """Complete writes that wait for a truncation or bulk append."""
         self._logging: dict[WriteRequest, None] = {}
         """Writes that have begun to be logged and are not published."""
         self._publishing: deque[WriteRequest] = deque()
@@ -128,7 +135,8 @@ class WriteService:
         """How far the log is known to be durable."""
         self._tail = core.state.page_count
         """Where the next append begins: the page count when all that is committed is published."""
-        self._truncations: deque[TruncateMessage] = deque()
+        self._alone: deque[TruncateMessage | BulkAppend] = deque()
+        """Truncations and bulk appends that wait until nothing is being logged."""
         self._truncating: list[TruncateMessage] = []
         """The truncation under way, if there is one."""
         self._syncing: list[Sync] = []
@@ -143,11 +151,22 @@ class WriteService:
             state.check_range(message.pgid, message.n)
         else:
             self._check_growth(state.page_count, message.n)
+        size = message.n * state.page_size
         request = WriteRequest(session, message)
+        if isinstance(message, DataAppend) and size >= self._core.options.bulk_bytes:
+            request, size = BulkAppend(session, message), self._bulk.room(message.n)
         request.stream = session.write_stream
-        granted = self._room.ask(session, request, message.n * state.page_size)
+        granted = self._room.ask(session, request, size)
         session.requests[message.ref] = request
         if granted:
+            self._granted(request)
+
+    def _granted(self, request: WriteRequest) -> None:
+        """A write has its room."""
+        if isinstance(request, BulkAppend):
+            self._alone.append(request)
+            self._next_alone()
+        else:
             self._invite(request)
 
     def _check_growth(self, page_count: int, n: int) -> None:
@@ -159,7 +178,7 @@ class WriteService:
 
     def _invite(self, request: WriteRequest) -> None:
         core, session = self._core, request.session
-        if self._holds_back():
+        if not isinstance(request, BulkAppend) and self._holds_back():
             self._held_back[request] = 0
             return
         request.state = "collecting"
@@ -176,17 +195,23 @@ class WriteService:
             return
         core = self._core
         try:
-            request.collect(message.pgid, message.pages, core.state.page_size, core.options.block)
+            if isinstance(request, BulkAppend):
+                self._bulk.data(request, message)
+            else:
+                request.collect(message.pgid, message.pages, core.state.page_size, core.options.block)
+                self._return_credit(request)
         except RequestError as error:
             self.fail(request, error)
             return
         request.last_heard = core.now()
-        if len(request.pages) == request.n:
+
+    def _return_credit(self, request: WriteRequest) -> None:
+        if request.received == request.n:
             return
         if request in self._held_back or self._holds_back():
             self._held_back[request] = self._held_back.get(request, 0) + 1
         else:
-            core.tell(request.stream, Empty(request.ref, 1))
+            self._core.tell(request.stream, Empty(request.ref, 1))
 
     def _holds_back(self) -> bool:
         if not self._limits.holds_back(self._core.ref):
@@ -211,18 +236,25 @@ class WriteService:
         """A writer says that it has sent all its pages."""
         if request.state != "collecting":
             return
-        if type(message.n) is not int or message.n != request.n or len(request.pages) != request.n:
+        if type(message.n) is not int or message.n != request.n or request.received != request.n:
             error = ProtocolError(
-                f"request {request.ref}: {request.n} pages were announced, {len(request.pages)} came, "
+                f"request {request.ref}: {request.n} pages were announced, {request.received} came, "
                 f"and StreamEnd says {message.n!r}"
             )
             self.fail(request, error)
             return
         request.state = "collected"
-        if self._truncations or self._truncating:
-            self._held.append(request)
-        else:
+        if isinstance(request, BulkAppend):
+            self._bulk.collected(request)
+        elif self._may_start(request):
             self._start(request)
+        else:
+            self._held.append(request)
+
+    def _may_start(self, request: WriteRequest) -> bool:
+        if self._bulk.active is not None:
+            return not request.append
+        return not (self._alone or self._truncating)
 
     def check_idle(self, requests: Sequence[WriteRequest]) -> None:
         """Fail the writers among these that have sent nothing for too long."""
@@ -231,7 +263,7 @@ class WriteService:
             idle = request.state == "collecting" and request not in self._held_back
             if idle and now - request.last_heard >= limit:
                 error = IdleTooLong(
-                    f"request {request.ref}: {len(request.pages)} of {request.n} pages came, and then nothing for "
+                    f"request {request.ref}: {request.received} of {request.n} pages came, and then nothing for "
                     f"{limit:g} seconds"
                 )
                 self.fail(request, error)
@@ -248,7 +280,7 @@ class WriteService:
         request.state = "logging"
         request.transaction = self._log.next_transaction()
         self._logging[request] = None
-        request.share = Share(request.n, self._core.state.page_size, self._image_cost)
+        request.share = Share(len(request.published_pages), self._core.state.page_size, self._image_cost)
         if self._limits.ask(request.share, Waiter(self._core.ref, Room(request))):
             self._core.ready(request)
         else:
@@ -257,6 +289,8 @@ class WriteService:
 
     def serve(self, request: WriteRequest) -> int:
         """Log one chunk; returns how many pages that were (0: it has to wait)."""
+        if isinstance(request, BulkAppend) and request.state != "logging":
+            return self._bulk.serve(request)
         core, log, buffer = self._core, self._log, self._log.buffer
         if not log.has_room:
             if log.is_held_up_by(request.transaction):
@@ -266,14 +300,15 @@ class WriteService:
             return 0
         file_id, transaction, share = core.state.file_id, request.transaction, request.share
         assert share is not None
+        pages = request.published_pages
         first = request.logged
-        end = min(first + core.options.chunk, request.n)
+        end = min(first + core.options.chunk, len(pages))
         try:
             for index in range(first, end):
-                buffer.insert_page(transaction, file_id, index, request.pages[index])
+                buffer.insert_page(transaction, file_id, index, pages[index])
                 request.logged = index + 1
                 self._limits.logged(share, 1)
-            if end == request.n:
+            if end == len(pages):
                 self._commit(request)
                 core.counters["chunks"] += 1
                 return end - first
@@ -300,13 +335,20 @@ class WriteService:
             self._check_growth(tail, request.n)
         pgid = tail if request.append else request.pgid
         page_count = tail + request.n if request.append else tail
-        place = buffer.insert_commit(request.transaction, self._core.state.file_id, pgid, request.n, page_count)
+        place = buffer.insert_commit(
+            request.transaction,
+            self._core.state.file_id,
+            pgid,
+            request.n,
+            page_count,
+            bulk=isinstance(request, BulkAppend),
+        )
         request.pgid, self._tail = pgid, page_count
         request.lsn = place.lsn
         request.first_lsn = buffer.first_lsn(request.transaction)
         request.state = "committed"
         self._publishing.append(request)
-        if request.durability == "memory":
+        if request.durability == "memory" and not isinstance(request, BulkAppend):
             self._publish_ready()
         else:
             request.commit_end = self._wanted = place.end
@@ -351,6 +393,10 @@ class WriteService:
         self._syncing.append(message)
         self._core.tell_worker(self._wal, WalFlush(None, self._core.ref, Synced(message)))
 
+    def carried(self, token: PieceWritten | BulkSynced, error: PfsError | None) -> None:
+        """The worker has written or synced something for a bulk append."""
+        self._bulk.carried(token, error)
+
     # -- publishing
 
     def _publish_ready(self) -> None:
@@ -386,14 +432,21 @@ class WriteService:
     def _publish(self, request: WriteRequest) -> None:
         core, state = self._core, self._core.state
         outcomes, failed_cuts = state.publish(
-            request.pgid, request.pages, request.lsn, request.first_lsn, request.images
+            request.pgid,
+            request.published_pages,
+            request.lsn,
+            request.first_lsn,
+            request.images,
+            request.pgid + request.n,
         )
         core.settle(outcomes)
         core.counters["pages_written"] += request.n
         self._reads.fail_cuts(failed_cuts)
         self._leave(request)
         core.tell(request.session.client, DataWriteEnd(request.ref, request.pgid, request.n, request.lsn))
-        self._truncate_when_quiet()
+        if request is self._bulk.active:
+            self._bulk.published()
+        self._next_alone()
 
     def _settle(self, request: WriteRequest) -> None:
         self._log.buffer.settle(request.transaction)
@@ -411,6 +464,8 @@ class WriteService:
         """End a write that has not begun to be logged; returns False if it has, and then ends as it ends."""
         if request.state not in ("waiting", "collecting", "collected"):
             return False
+        if request is self._bulk.active and request.state == "collected":
+            return False
         if request.state == "collecting":
             self._core.tell(request.stream, CloseTransfer(request.ref, error))
         self._finish(request, error)
@@ -424,17 +479,29 @@ class WriteService:
 
     def abandon_calls(self, error: PfsError) -> None:
         """The same for the `Sync` and `Truncate` messages that have not been answered."""
-        messages: list[Sync | TruncateMessage] = [*self._syncing, *self._truncations, *self._truncating]
+        waiting = [each for each in self._alone if isinstance(each, TruncateMessage)]
+        messages: list[Sync | TruncateMessage] = [*self._syncing, *waiting, *self._truncating]
         for message in messages:
             self._core.refuse(message.client, message.ref, error)
         self._syncing.clear()
-        self._truncations.clear()
+        self._alone.clear()
         self._truncating.clear()
 
     def _finish(self, request: WriteRequest, error: PfsError) -> None:
+        if isinstance(request, BulkAppend) and request is self._bulk.active:
+            self._logging.pop(request, None)
+            self._bulk.give_up(request, error)
+            return
+        if isinstance(request, BulkAppend) and request in self._alone:
+            self._alone.remove(request)
         self._leave(request)
         self._core.refuse(request.session.client, request.ref, error)
-        self._truncate_when_quiet()
+        self._next_alone()
+
+    def _bulk_given_up(self, request: BulkAppend, error: PfsError) -> None:
+        self._leave(request)
+        self._core.refuse(request.session.client, request.ref, error)
+        self._next_alone()
 
     def _leave(self, request: WriteRequest) -> None:
         if request.transaction:
@@ -447,7 +514,7 @@ class WriteService:
         self._logging.pop(request, None)
         self._core.ended(request)
         for granted in self._room.release(request):
-            self._invite(granted)
+            self._granted(granted)
 
     # -- truncation
 
@@ -455,15 +522,30 @@ class WriteService:
         """Cut the file when nothing is being logged; raises what is wrong with the message."""
         check_number("n", message.n, 0, LARGEST_PGID + 1)
         self._check_cut(message)
-        self._truncations.append(message)
-        self._truncate_when_quiet()
+        self._alone.append(message)
+        self._next_alone()
 
-    def _truncate_when_quiet(self) -> None:
-        """Begin the next truncation if it may; if there is none, the writes that waited begin."""
-        if self._logging or self._truncating:
-            return
-        while self._truncations:
-            message = self._truncations.popleft()
+    def _next_alone(self) -> None:
+        """Begin the next truncation or bulk append if it may; then the writes that may begin now."""
+        if self._alone and not (self._logging or self._truncating or self._bulk.active):
+            self._begin_alone()
+        if self._held:
+            held, self._held = self._held, []
+            for request in held:
+                if request.state != "collected":
+                    continue
+                if self._may_start(request):
+                    self._start(request)
+                else:
+                    self._held.append(request)
+
+    def _begin_alone(self) -> None:
+        while self._alone:
+            message = self._alone.popleft()
+            if isinstance(message, BulkAppend):
+                self._bulk.begin(message, self._tail, self._log.buffer.next_lsn)
+                self._invite(message)
+                return
             try:
                 self._check_cut(message)  # one before may have cut more
             except OutOfRange as error:
@@ -472,10 +554,6 @@ class WriteService:
             self._truncating.append(message)
             self._log_truncation(message)
             return
-        held, self._held = self._held, []
-        for request in held:
-            if request.state == "collected":
-                self._start(request)
 
     def _check_cut(self, message: TruncateMessage) -> None:
         state = self._core.state
@@ -502,14 +580,17 @@ class WriteService:
         cut = CutFile(state.file_id, n, self._core.ref, Truncated(message))
         self._core.tell_worker(self._checkpointer, cut)
 
-    def was_cut(self, message: TruncateMessage) -> None:
+    def was_cut(self, message: TruncateMessage | BulkAppend) -> None:
         """The data file is cut as well."""
+        if isinstance(message, BulkAppend):
+            self._bulk.was_cut(message)
+            return
         self._core.tell(message.client, Done(message.ref))
         self._truncation_ended()
 
     def _truncation_ended(self) -> None:
         self._truncating.clear()
-        self._truncate_when_quiet()
+        self._next_alone()
 
     # -- inspection
 
@@ -521,7 +602,9 @@ class WriteService:
     @property
     def applying(self) -> int:
         """How many writes and truncations are past the point where they can be given up."""
-        return len(self._logging) + len(self._truncations) + len(self._truncating)
+        waiting = sum(isinstance(each, TruncateMessage) for each in self._alone)
+        bulk = self._bulk.active is not None and self._bulk.active not in self._logging
+        return len(self._logging) + waiting + len(self._truncating) + bulk
 
     def counters(self) -> dict[str, Any]:
         return {

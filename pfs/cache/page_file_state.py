@@ -115,11 +115,18 @@ class PageFileState:
         return [cut for cut in self._cuts if cut.next <= pgid < cut.end]
 
     def publish(
-        self, pgid: int, pages: Sequence[bytes], lsn: int, first_lsn: int, images: Mapping[int, bytes]
+        self,
+        pgid: int,
+        pages: Sequence[bytes],
+        lsn: int,
+        first_lsn: int,
+        images: Mapping[int, bytes],
+        page_count: int = 0,
     ) -> tuple[list[Outcome[Any]], list[Cut]]:
         """Make a write visible, whole, in this one step.
 
-        `lsn` and `first_lsn`: of its commit and first record in the log.  `images`: those that were missing.  Returns
+        `lsn` and `first_lsn`: of its commit and first record in the log.  `images`: those that were missing.
+        `page_count`: what the file has at least then, as a bulk append's pages are on disk already.  Returns
         what `PageTable.publish` returns, and the cuts that were failed to keep the version store bounded.
         """
         self.version += 1
@@ -131,7 +138,7 @@ class PageFileState:
                 image = images[number]
                 outcomes += self.table.publish(self.file_id, number, [image])
             self.versions.save(number, self.version, image)
-        self.page_count = max(self.page_count, end)
+        self.page_count = max(self.page_count, end, page_count)
         outcomes += self.table.publish(self.file_id, pgid, pages)
         for number, page in enumerate(pages, pgid):
             self.dirty.put(self.file_id, number, page, lsn, first_lsn)

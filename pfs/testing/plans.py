@@ -50,6 +50,7 @@ def plan(seed: int) -> Plan:
         credits=choose((1, 1, 2, 3)),
         staging_bytes=staging * PAGE_SIZE,
         session_staging_bytes=choose((staging, staging * 2 // 3)) * PAGE_SIZE,
+        bulk_bytes=choose((1 << 20, 1 << 20, 3 * PAGE_SIZE, 0)),
         version_bytes=choose((2, 8, 64, 64)) * PAGE_SIZE,
         idle_seconds=choose((0.5, 1000.0)),
         session_requests=choose((2, 10_000, 10_000)),

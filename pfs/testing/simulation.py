@@ -389,8 +389,8 @@ class Simulation:
         for file, server in zip(self.world.files, self.servers, strict=True):
             states = self.history.durable_states(file.name)
             for request in server._writes._publishing:  # committed, and not acknowledged
-                pages = states[-1]
-                states.append([*pages[: request.pgid], *request.pages, *pages[request.pgid + request.n :]])
+                pages, new = states[-1], self.history.requests[request.ref].pages
+                states.append([*pages[: request.pgid], *new, *pages[request.pgid + request.n :]])
             if server._writes._tail < len(states[-1]):  # a truncation is on its way
                 states.append(states[-1][: server._writes._tail])
             allowed[file.name] = states
@@ -490,7 +490,9 @@ class Simulation:
                 violate(f"{staged} bytes of writers are kept, {counters['staged_bytes']} are reserved")
             for session in server._sessions.values():
                 mine = [each for each in writes if each.session is session and each.state != "waiting"]
-                if sum(each.n for each in mine) * PAGE_SIZE > options.server.session_staging_bytes:
+                bulk = 30 + options.server.credits * options.server.block
+                room = [each.n if type(each) is WriteRequest else min(each.n, bulk) for each in mine]
+                if sum(room) * PAGE_SIZE > options.server.session_staging_bytes:
                     violate(f"the session of {session.client} has more than its share of the staging budget")
             if counters["old_version_bytes"] > options.server.version_bytes:
                 violate(f"{counters['old_version_bytes']} bytes of old versions are kept")

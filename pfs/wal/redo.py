@@ -8,7 +8,7 @@ recovery writes each page once, whatever happened to it, and carrying a plan out
   page, not the places of the images.  What has no COMMIT is ignored.
 * A transaction whose first record is before the redo point was settled when that was chosen, as the redo point is never
   past the first record of an unsettled one.  So its pages are in the data files, and newer than any image that a COMMIT
-  before its own has.  The same holds for a bulk append.
+  before its own has.  The same holds for the pages of a bulk append that have no image in its transaction.
 * A page's LSN is that of its COMMIT.  It is durable only with that, and it grows whenever the page changes.
 * CREATE, RENAME, DROP and TRUNCATE count by themselves.  The plan holds the names that files have in the end, so that
   a chain of renames is one change of the catalog, and no name is ever taken twice on the way.
@@ -143,10 +143,18 @@ class Redo:
             raise self._contradiction(record, f"commits pages of file {file_id}, which was dropped before")
         pages = plan.pages.setdefault(file_id, {})
         first = commit.pgid
-        if commit.bulk or commit.first_lsn < self._redo_lsn:
+        settled = commit.first_lsn < self._redo_lsn
+        if commit.bulk or settled:
             for pgid in range(first, first + commit.n) if commit.n < len(pages) else list(pages):
                 if first <= pgid < first + commit.n:
                     pages.pop(pgid, None)
+        if settled:
+            pass
+        elif commit.bulk:
+            if images and max(images) >= commit.n:
+                raise self._contradiction(record, f"commits {commit.n} pages, and has an image of number {max(images)}")
+            for index, lsn in images.items():
+                pages[first + index] = PageSource(lsn, record.lsn)
         elif len(images) != commit.n or max(images) != commit.n - 1:
             raise self._contradiction(record, f"commits {commit.n} pages, and {len(images)} images of it are there")
         else:
