@@ -79,6 +79,13 @@ def test_a_bulk_append_has_no_images_and_voids_older_ones() -> None:
     assert plan.pages == {1: {}}
 
 
+def test_the_first_pages_of_a_bulk_append_may_have_images() -> None:
+    plan = plan_of(image(1, 1), image(1, 0), Commit(1, 1, 8, 4, 50, 54, bulk=True))
+    assert plan.pages == {1: {4: PageSource(16, 24), 5: PageSource(8, 24)}}
+    settled = plan_of(image(1, 1), Commit(1, 1, 8, 4, 50, 54, bulk=True), redo_lsn=16)
+    assert settled.pages == {1: {}}
+
+
 def test_a_transaction_from_before_the_redo_point_is_in_the_data_files_and_newer_than_images_before_it() -> None:
     plan = plan_of(
         image(2), Commit(2, 1, 16, 0, 1, 9), Commit(1, 1, 8, 0, 1, 9), image(3), Commit(3, 1, 40, 7, 1, 9), redo_lsn=16
