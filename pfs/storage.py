@@ -131,7 +131,8 @@ class Storage:
             record = self.open_files[file_id].page_record(pgid)
         except PfsError:
             return None
-        return find_page(self.started.files, file_id, pgid, record)
+        log = self.log
+        return find_page(self.started.files, file_id, pgid, record, redo_lsn=log.redo_lsn, durable=log.buffer.flushed)
 
     def _dirtied(self) -> None:
         tell_if_alive(self.checkpointer, Dirtied())

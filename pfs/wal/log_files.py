@@ -237,6 +237,14 @@ class LogFiles:
             raise WalDamaged(f"the header of WAL segment {path!r} is not valid")
         self._check_header(header, segment, path)
 
+    def oldest(self, redo_lsn: int) -> int:
+        """Where the first record is of those that lead to the redo point without a gap."""
+        number = redo_lsn // self.segment_size
+        existing = set(self._numbers())
+        while number - 1 in existing and not self.is_being_recycled(number - 1):
+            number -= 1
+        return number * self.segment_size + SEGMENT_HEADER_SIZE
+
     def is_being_recycled(self, segment: int) -> bool:
         """True if a crash may have ended `recycle` between giving an old segment its new header and its new name.
 

@@ -58,11 +58,7 @@ class LogView:
 
     def oldest(self) -> int:
         """Where the first record is of those that lead to the redo point without a gap."""
-        number = self.redo_lsn // self.files.segment_size
-        existing = set(self.files.segments())
-        while number - 1 in existing and not self.files.is_being_recycled(number - 1):
-            number -= 1
-        return number * self.files.segment_size + SEGMENT_HEADER_SIZE
+        return self.files.oldest(self.redo_lsn)
 
     def start_for(self, lsn: int) -> int:
         """Where to begin reading in order to meet all records from a position on: there, or not far before it.

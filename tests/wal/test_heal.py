@@ -7,7 +7,8 @@ import pytest
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.wal.bodies import Commit, PageImage
 from pfs.wal.crc import crc32c
-from pfs.wal.heal import find_page, newest_pages
+from pfs.wal.heal import FoundPage
+from pfs.wal.heal import find_page as find_page_in
 from pfs.wal.log_files import LogFiles
 from pfs.wal.recovery import StartedLog
 from pfs.wal.sidecar import LOST_RECORD, PageRecord, page_record
@@ -23,6 +24,12 @@ def fs() -> SimulatedFileSystem:
 
 def files_of(fs: SimulatedFileSystem) -> LogFiles:
     return LogFiles(fs, system_id=SYSTEM, segment_size=SIZE)
+
+
+def find_page(
+    files: LogFiles, file_id: int, pgid: int, record: PageRecord | None, redo_lsn: int = START, durable: int = START + 8
+) -> FoundPage | None:
+    return find_page_in(files, file_id, pgid, record, redo_lsn=redo_lsn, durable=durable)
 
 
 def record_of(page: bytes, pgid: int, lsn: int) -> PageRecord:
@@ -77,7 +84,7 @@ def test_the_log_does_not_have_what_a_bulk_append_wrote(fs: SimulatedFileSystem)
     close(log)
     assert find_page(log.files, 5, 1, record_of(C, 1, bulk)) is None
     assert find_page(log.files, 5, 1, None) is None
-    assert set(newest_pages(log.files, [(5, 0), (5, 1)])) == {(5, 0)}
+    assert find_page(log.files, 5, 0, None) is not None
 
 
 def test_a_log_that_no_longer_reaches_back_heals_nothing(fs: SimulatedFileSystem) -> None:
@@ -98,3 +105,43 @@ def test_a_damaged_log_heals_what_it_still_has(fs: SimulatedFileSystem) -> None:
     assert find_page(files_of(fs), 5, 0, None) is None  # it commits two pages, and has one of them
     poke(fs, START + 70, b"?")
     assert find_page(files_of(fs), 5, 0, record_of(PAGE, 0, image)) is None
+
+
+def long_log(fs: SimulatedFileSystem) -> StartedLog:
+    """Page 0 is written as A in segment 1, as B in segment 2; page 1 in segment 3."""
+    log = start(fs)
+    for transaction, (pgid, content) in enumerate([(0, A), (0, B), (1, C)], 1):
+        write(log, transaction, 5, pgid, [content], 2)
+        log.buffer.switch_segment()
+    flush(log)
+    close(log)
+    return log
+
+
+def test_what_is_before_a_damaged_place_may_not_be_the_newest(fs: SimulatedFileSystem) -> None:
+    log = long_log(fs)
+    found = find_page(files_of(fs), 5, 0, None, durable=log.buffer.flushed)
+    assert found is not None
+    assert found.page == B
+    poke(fs, 2 * SIZE + 64 + 70, b"?")
+    assert find_page(files_of(fs), 5, 0, None, durable=log.buffer.flushed) is None
+    assert find_page(files_of(fs), 5, 1, None, durable=log.buffer.flushed) is not None
+    poke(fs, 3 * SIZE + 64 + 70, b"?")
+    assert find_page(files_of(fs), 5, 1, None, durable=log.buffer.flushed) is None
+
+
+def test_what_is_before_a_gap_may_not_be_the_newest(fs: SimulatedFileSystem) -> None:
+    log = long_log(fs)
+    fs.unlink(log.files.path(2))
+    redo_lsn = 3 * SIZE + 64
+    assert find_page(files_of(fs), 5, 0, None, redo_lsn, log.buffer.flushed) is None
+    assert find_page(files_of(fs), 5, 1, None, redo_lsn, log.buffer.flushed) is not None
+
+
+def test_a_log_that_is_recycled_meanwhile_heals_nothing(fs: SimulatedFileSystem) -> None:
+    log = long_log(fs)
+    files = files_of(fs)
+    files.segments()
+    fs.unlink(log.files.path(1))
+    assert find_page(files, 5, 0, None, durable=log.buffer.flushed) is None
+    assert find_page(files, 5, 0, record_of(A, 0, START), durable=log.buffer.flushed) is None
