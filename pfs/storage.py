@@ -66,6 +66,7 @@ class Storage:
                 batch_bytes=wal.batch_bytes,
                 batch_requests=wal.batch_requests,
                 compress=wal.compress,
+                boot_id=self.store.file_system.boot_id(),
                 progress=progress,
             )
             self.store.remove_strays()

@@ -146,6 +146,10 @@ class FileSystem(Protocol):
 
     def mutex(self) -> Mutex: ...
 
+    def boot_id(self) -> bytes:
+        """16 bytes that differ after each start of the machine, which empties its cache; zeros if that is not known."""
+        ...
+
     def descriptor_limit(self) -> int:
         """How many descriptors this process may have open (`RLIMIT_NOFILE`)."""
         ...

@@ -22,6 +22,7 @@ import stat as stat_bits
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from uuid import UUID
 
 from pfs.errors import InvalidName, NotRegularFile
 from pfs.files.filesystem import Condition, FileStat, Mutex, ReadBuffer
@@ -32,6 +33,7 @@ _DIRECTORY = os.O_CLOEXEC | os.O_DIRECTORY | os.O_RDONLY
 _WALK = os.O_CLOEXEC | os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
 _UNLIMITED = 1 << 20
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _open = os.open
 _fstat = os.fstat
 
@@ -147,6 +149,13 @@ class PosixFileSystem:
 
     def mutex(self) -> Mutex:
         return threading.Lock()
+
+    def boot_id(self) -> bytes:
+        try:
+            with open(_BOOT_ID) as file:
+                return UUID(file.read().strip()).bytes
+        except (OSError, ValueError):
+            return bytes(16)
 
     def descriptor_limit(self) -> int:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -99,6 +99,8 @@ class Disk:
     def __init__(self) -> None:
         self._inodes = 1
         self.sequence = 0
+        self.boot = 1
+        """How often the machine was started."""
         self.root = Directory(self._inodes)
         self.names: list[NameChange] = []
 
@@ -149,6 +151,7 @@ class Disk:
 
         after = Disk()
         after._inodes = self._inodes
+        after.boot = self.boot + 1
         names: dict[int, dict[str, Node]] = {}
         chosen = _with_earlier(self.names, {change.sequence for change in self.names if survives(change.sequence)})
         for change in self.names:

@@ -416,6 +416,9 @@ class SimulatedFileSystem:
         # A real lock serves in a simulation too: it is never held where another actor could want it.
         return threading.Lock()
 
+    def boot_id(self) -> bytes:
+        return self._disk.boot.to_bytes(16, "little")
+
     def descriptor_limit(self) -> int:
         return self.descriptors
 

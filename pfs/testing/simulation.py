@@ -458,6 +458,7 @@ class Simulation:
                     StoreRedoTarget(store),
                     new_system_id=lambda: self.seed,
                     segment_size=self.plan.options.wal.segment_bytes,
+                    boot_id=image.boot_id(),
                 )
             except _PowerCut:
                 self.history.events["crash in recovery"] += 1

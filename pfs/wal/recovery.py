@@ -238,7 +238,7 @@ class _Start:
         self.control.write(state=RECOVERING, epoch=epoch, boot_id=self.boot_id)
         plan = redo.plan()
         if not stopped:
-            self._secure_tail(scan, leftover.end)
+            self._secure_tail(scan, leftover.end, max(data.durable_hint, record.end))
         buffer = make_buffer(scan.end, scan.prev_lsn, epoch)
         redo_lsn = self._begin(buffer, plan, data.epoch)
         if not stopped:
@@ -261,8 +261,11 @@ class _Start:
         self.progress(Progress("reading the WAL", scan.end - start, scan.end - start))
         return scan
 
-    def _secure_tail(self, scan: LogScan, leftover_end: int) -> None:
-        """Erase what is behind the end of the log, and make what is before it durable."""
+    def _secure_tail(self, scan: LogScan, leftover_end: int, durable: int) -> None:
+        """Erase what is behind the end of the log, and make what is before it durable.
+
+        durable: up to here it is for certain, as the control file says, besides what its own records say.
+        """
         files, reader, size = self.files, self.reader, self.files.segment_size
         end = scan.end
         last = end // size
@@ -272,7 +275,7 @@ class _Start:
             files.save_torn(last, segment.content[end - last * size :][:torn])
             files.rewrite(end, bytes(torn))
         self._clear_following(last, leftover_end)
-        first = max(scan.vouched, self.data.redo_lsn)
+        first = max(scan.vouched, self.data.redo_lsn, durable)
         if self.data.boot_id != self.boot_id and NO_BOOT_ID not in (self.data.boot_id, self.boot_id):
             first = end
         for number in range(first // size, (end - 1) // size + 1):

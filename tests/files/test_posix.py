@@ -207,6 +207,18 @@ def test_reads_from_the_page_cache_say_so_where_the_system_has_none(fs, monkeypa
     assert raised.value.errno == errno.EOPNOTSUPP
 
 
+def test_the_boot_id_is_that_of_the_machine_or_says_nothing(fs, monkeypatch, tmp_path):
+    assert len(fs.boot_id()) == 16
+    assert fs.boot_id() == fs.boot_id()
+    known = tmp_path / "boot_id"
+    monkeypatch.setattr(posix, "_BOOT_ID", str(known))
+    assert fs.boot_id() == bytes(16)
+    known.write_text("no UUID")
+    assert fs.boot_id() == bytes(16)
+    known.write_text("c0ffee00-0000-4000-8000-000000000001\n")
+    assert fs.boot_id().hex() == "c0ffee00000040008000000000000001"
+
+
 def test_the_limit_of_descriptors_is_that_of_the_process(fs, monkeypatch):
     assert fs.descriptor_limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from random import Random
 
 import msgspec
 import pytest
@@ -34,7 +35,7 @@ from pfs.protocol import (
 )
 from pfs.testing.faults import Fault
 from pfs.testing.scheduler import SimulatedScheduler
-from tests.server.harness import NEVER, PAGE_SIZE, PATH, SMALL, SMALL_LOG, Client, World, page, start, tags
+from tests.server.harness import NEVER, PAGE_SIZE, PATH, SMALL, SMALL_LOG, Client, World, page, recovered, start, tags
 
 Make = Callable[..., World]
 
@@ -882,6 +883,20 @@ def test_a_clean_stop_leaves_nothing_to_replay(make_world: Make) -> None:
     again = start(world.disk, SimulatedScheduler(5), world.system_options)
     assert (again._storage.started.transactions, again._storage.started.pages) == (0, 0)
     again.stop()
+
+
+def test_a_start_after_a_power_cut_leaves_the_durable_log_alone(make_world: Make) -> None:
+    world = make_world(4)
+    client = Client(world)
+    ref = client.write(0, [page("x")] * 4)
+    world.settle()
+    client.written(ref)
+    image = world.disk.crash_image("none", Random(1))
+    assert recovered(image, world.system_options) == ["x"] * 4
+    writes = [entry.operation for entry in image.journal if entry.operation.name == "pwritev"]
+    offsets = [each.offset for each in writes if each.path.endswith("000000010000000000000001")]
+    assert offsets
+    assert min(offsets) >= world.log.buffer.flushed % (64 << 10)
 
 
 def test_old_pages_that_only_the_disk_has_are_read_before_they_are_overwritten(make_world: Make) -> None:

@@ -496,6 +496,17 @@ def test_a_machine_started_anew_leaves_the_durable_log_alone(
     assert control_of(fs).boot_id == now
 
 
+def test_what_the_control_file_says_was_durable_is_not_written_again(fs: SimulatedFileSystem) -> None:
+    close(start(fs))
+    end = control_of(fs).durable_hint % SIZE
+    fs.journal.clear()
+    close(start(fs))
+    writes = [entry.operation for entry in fs.journal if entry.operation.name == "pwritev"]
+    offsets = [each.offset for each in writes if each.path == segment_path(1)]
+    assert offsets
+    assert min(offsets) >= end
+
+
 def test_recovery_logs_the_sidecar_blocks_that_it_is_about_to_change(fs: SimulatedFileSystem) -> None:
     log = start(fs, page_counts={5: 40, 7: 0})
     write(log, 1, 5, 33, [PAGE], 40)
