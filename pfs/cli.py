@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from pfs import PageFile, System, __version__
 from pfs.answers import Answer, add_directory, check_directory, properties, table
+from pfs.backup_command import add_backup_command
 from pfs.errors import InvalidRequest, PageFileExists, PfsError, WrongPageLength
 from pfs.offline_commands import add_offline_commands
 
@@ -228,6 +229,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("pgid", type=_number, metavar="PGID", help="number of the first page, from 0")
     sub.add_argument("n", type=_number, nargs="?", metavar="N", help="how many pages (default: 1)")
     sub.add_argument("--hex", action="store_true", help="in hexadecimal and as text, sixteen bytes a line")
+    add_backup_command(commands)
     add_offline_commands(commands)
     return top
 

@@ -265,5 +265,9 @@ class ControlFileDamaged(FatalError):
     """The control file is missing though there is a WAL, or none of its slots is valid, or it is of another version."""
 
 
+class BackupUnfinished(FatalError):
+    """The directory is what an interrupted or failed backup left."""
+
+
 class CorruptionFound(FatalError):
     """Files of the system contradict each other or fail a checksum where no repair is possible."""

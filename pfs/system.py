@@ -36,6 +36,7 @@ from pfs.actors.monitors import tell_if_alive
 from pfs.actors.page_file_server import Fail, PageFileServer, ServedObserver
 from pfs.actors.reference import Ref
 from pfs.actors.requests import ServerOptions, check_number
+from pfs.backup import BackupReport, backup, destination_in
 from pfs.cache.page_file_state import PageFileState
 from pfs.calls import Call, SimpleCall, ThreadClient
 from pfs.errors import InvalidRequest, PageSizeMismatch, PfsError, SystemFailed, SystemStopped
@@ -91,7 +92,7 @@ class System:
     `directory`: a path, made if it does not exist; or a `FileSystem` (for simulations).  `runtime`: what runs the
     actors; by default a new `Scheduler` that ends with the system.  `observer` is told of every chunk served.
 
-    Raises `DirectoryLocked`, `CatalogDamaged`.
+    Raises `DirectoryLocked`, `BackupUnfinished`, `CatalogDamaged`, and what recovery does (`pfs.wal.recovery`).
     """
 
     def __init__(
@@ -266,6 +267,25 @@ class System:
         """Remove a slot, held or lost; the next checkpoint uses its log again.  `SlotNotFound`."""
         with self._changing("System.drop_slot()"):
             self._storage.slots.drop(name)
+
+    def backup(
+        self,
+        destination: str | PathLike[str] | FileSystem,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> BackupReport:
+        """Copy the directory to another, which must not exist or be empty, while it is used (`pfs.backup`).
+
+        Opening the copy restores it, with everything that was acknowledged before the call.  Others may read and write
+        meanwhile.  Raises what `pfs.backup.backup` does; `FileExists`, `FileMissing`, `InvalidRequest` for a
+        destination that cannot be.
+        """
+        with self._changing("System.backup()"):
+            for file in list(self._files.values()):
+                file.sync()  # what was acknowledged with durability "memory", too
+        source = self._store.file_system
+        if isinstance(destination, (str, PathLike)):
+            return backup(source, destination_in(destination, source), progress)
+        return backup(source, destination, progress)
 
     def _check_durable(self, lsn: int) -> None:
         flushed = self._storage.log.buffer.flushed

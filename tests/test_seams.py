@@ -164,10 +164,10 @@ LAYERS = [
     {"errors", "protocol"},
     {"cache", "files", "wal", "streams"},
     {"actors"},
-    {"calls", "check", "page_file", "storage", "system"},
+    {"backup", "calls", "check", "page_file", "storage", "system"},
     {"isam", "node", "aio"},
     {"__init__"},
-    {"answers", "offline_commands", "cli", "__main__"},
+    {"answers", "backup_command", "offline_commands", "cli", "__main__"},
 ]
 """From the bottom to the top; a module imports from its own layer and those below."""
 

@@ -30,6 +30,7 @@ from pfs.files.relation import Fork, RelationAddress, sidecar_path
 from pfs.files.sidecar_file import CACHE_BYTES, SidecarCache, SidecarFile
 from pfs.files.storage_manager import Relation, StorageManager
 from pfs.files.virtual_file import VirtualFilePool
+from pfs.wal.control_file import check_no_unfinished_backup
 
 LOCK_FILE = "pfs.lock"
 
@@ -115,7 +116,7 @@ class PageFileStore:
 
     `directory`: a path, made if it is missing, or a `FileSystem`; `clock`: seconds, for the metrics.
 
-    Raises `DirectoryLocked`, `CatalogDamaged`.
+    Raises `DirectoryLocked`, `BackupUnfinished`, `CatalogDamaged`.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class PageFileStore:
             self._fs = directory
         self._lock_descriptor = lock_directory(self._fs, self.name)
         try:
+            check_no_unfinished_backup(self._fs)
             self._pool = VirtualFilePool(self._fs, slots=descriptors, clock=clock)
             self._manager = StorageManager({"disk": MagneticDisk(self._pool)}, segment_size=segment_bytes)
             self._catalog = Catalog(self._pool, self._manager)

@@ -29,11 +29,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from pfs.errors import ControlFileDamaged
+from pfs.errors import BackupUnfinished, ControlFileDamaged, FileMissing
 from pfs.files.filesystem import FileSystem
 from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
 from pfs.wal.crc import CRC32C_ID, crc32c
@@ -45,6 +46,11 @@ VERSION: Final = 1
 SLOT_SIZE: Final = 512
 SLOT_OFFSETS: Final = (0, 4096)
 FILE_SIZE: Final = 8192
+
+UNFINISHED_BACKUP: Final = b"PFSBACKU: this is a backup that did not get to its end; remove it.\n".ljust(
+    FILE_SIZE, b"\0"
+)
+"""What stands in place of the control file until a backup is whole."""
 
 MAKING: Final = 1
 IN_USE: Final = 2
@@ -119,7 +125,10 @@ def decode_slot(slot: bytes) -> ControlData | None:
 
 
 def read_slots(fs: FileSystem, path: str = CONTROL_FILE) -> list[ControlData | None]:
-    """What the slots of a control file say, None for one that is not valid; the file is opened for reading only."""
+    """What the slots of a control file say, None for one that is not valid; the file is opened for reading only.
+
+    Raises `FileMissing`, `BackupUnfinished`.
+    """
     with failing("open", f"open {path!r}"):
         descriptor = fs.open(path, os.O_RDONLY)
     try:
@@ -145,7 +154,18 @@ def newest_slot(slots: Sequence[ControlData | None], path: str = CONTROL_FILE) -
     return newest
 
 
+def check_no_unfinished_backup(fs: FileSystem, path: str = CONTROL_FILE) -> None:
+    """Raise `BackupUnfinished` if the directory is what an interrupted or failed backup left."""
+    with suppress(FileMissing):
+        read_slots(fs, path)
+
+
 def _decoded(content: bytes) -> list[ControlData | None]:
+    if content == UNFINISHED_BACKUP:
+        raise BackupUnfinished(
+            "this directory is a backup that was interrupted or failed, and not whole: remove it, and make the backup "
+            "again"
+        )
     return [decode_slot(content[offset : offset + SLOT_SIZE]) for offset in SLOT_OFFSETS]
 
 
@@ -194,7 +214,7 @@ class ControlFile:
         self._data = data
 
     def read(self) -> ControlData:
-        """The newest valid slot.  Raises `ControlFileDamaged`."""
+        """The newest valid slot.  Raises `ControlFileDamaged`, `BackupUnfinished`."""
         content = bytes(read_fully(self._fs, self._opened(), FILE_SIZE, 0, self.path))
         newest = newest_slot(_decoded(content), self.path)
         self._data = newest

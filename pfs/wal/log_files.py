@@ -99,6 +99,10 @@ class LogFiles:
         """The LSN where the last existing segment ends: the limit of the log buffer."""
         return (max(self._numbers(), default=0) + 1) * self.segment_size
 
+    def look_again(self) -> None:
+        """Forget which segments there are: another process makes and recycles them."""
+        self._existing = None
+
     def _numbers(self) -> set[int]:
         if self._existing is None:
             with failing("look", f"list {self.directory!r}"):

@@ -71,9 +71,12 @@ class Retention:
         files = self._files
         redo_segment = redo_lsn // files.segment_size
         oldest = min(files.segments(), default=0)
-        first, lost = judge(self._held(), redo_segment, oldest, files.segment_size, self._slot_bytes)
-        for slot in lost:
-            self._lose(slot, redo_lsn, f"it needs more than slot_bytes={self._slot_bytes} before that")
+        while True:
+            first, lost = judge(self._held(), redo_segment, oldest, files.segment_size, self._slot_bytes)
+            for slot in lost:
+                self._lose(slot, redo_lsn, f"it needs more than slot_bytes={self._slot_bytes} before that")
+            if not lost:  # else one may have been changed just now
+                break
         self.held_bytes = max(redo_segment - max(first, oldest), 0) * files.segment_size
         files.recycle(first, upto, epoch)
         return files.end_of_segments()
@@ -104,13 +107,12 @@ class Retention:
         return held
 
     def _lose(self, slot: Slot, redo_lsn: int, reason: str) -> None:
-        logger.warning(
-            "slot %r at LSN %s is lost: recovery begins at %s, and %s",
-            slot.name,
-            format_lsn(slot.lsn),
-            format_lsn(redo_lsn),
-            reason,
-        )
-        with suppress(SlotNotFound):  # its owner dropped it just now
-            self._slots.lose(slot, redo_lsn)
-        self.lost += 1
+        if self._slots.lose(slot, redo_lsn):
+            self.lost += 1
+            logger.warning(
+                "slot %r at LSN %s is lost: recovery begins at %s, and %s",
+                slot.name,
+                format_lsn(slot.lsn),
+                format_lsn(redo_lsn),
+                reason,
+            )

@@ -54,7 +54,7 @@ from pfs.errors import (
 )
 from pfs.files.filesystem import FileSystem
 from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
-from pfs.wal.control_file import ControlFile
+from pfs.wal.control_file import newest_slot, read_slots
 from pfs.wal.crc import crc32c
 from pfs.wal.lsn import format_lsn
 
@@ -164,24 +164,22 @@ class SlotFiles:
         """
         check_slot_name(name)
         _check_lsn(1 if lsn is None else lsn)
-        control = ControlFile(self._fs)
+        slot = self._make(name, self._redo_lsn() if lsn is None else lsn, temporary)
         try:
-            slot = self._make(name, control.read().redo_lsn if lsn is None else lsn, temporary)
-            try:
-                while (redo := control.read().redo_lsn) > slot.lsn:
-                    if lsn is not None:
-                        raise SlotLost(
-                            f"slot {name!r} cannot begin at LSN {format_lsn(lsn)}: the log before {format_lsn(redo)} "
-                            "is not kept; begin there, with a new copy of everything"
-                        )
-                    slot = self.advance(name, redo)
-            except BaseException:
-                with suppress(SlotNotFound):
-                    self.drop(name)
-                raise
-            return slot
-        finally:
-            control.close()
+            while (redo := self._redo_lsn()) > slot.lsn:
+                if lsn is not None:
+                    raise SlotLost(
+                        f"slot {name!r} cannot begin at LSN {format_lsn(lsn)}: the log before {format_lsn(redo)} is "
+                        "not kept; begin there, with a new copy of everything"
+                    )
+                # A checkpoint may have given it up meanwhile, as what it asked for was gone before it was there.
+                sequence = self.get(name).sequence
+                slot = self._write(msgspec.structs.replace(slot, lsn=redo, sequence=sequence))
+        except BaseException:
+            with suppress(SlotNotFound):
+                self.drop(name)
+            raise
+        return slot
 
     def advance(self, name: str, lsn: int) -> Slot:
         """The log before `lsn` is not needed any more.
@@ -197,9 +195,15 @@ class SlotFiles:
             )
         return self._write(msgspec.structs.replace(slot, lsn=lsn))
 
-    def lose(self, slot: Slot, redo_lsn: int) -> Slot:
-        """Give a slot up, durably: what it needs may be removed then."""
-        return self._write(msgspec.structs.replace(slot, state="lost", lost_at=redo_lsn))
+    def lose(self, slot: Slot, redo_lsn: int) -> bool:
+        """Give a slot up, durably: what it needs may be removed then.  False if it is not as it was, so not lost."""
+        try:
+            if self.get(slot.name) != slot:
+                return False
+            self._write(msgspec.structs.replace(slot, state="lost", lost_at=redo_lsn))
+        except SlotNotFound:
+            return False
+        return True
 
     def drop(self, name: str) -> None:
         """Remove a slot, durably, whatever its state.  Raises `SlotNotFound`."""
@@ -231,6 +235,9 @@ class SlotFiles:
         return True
 
     # ------------------------------------------------------------------------------------------ files
+
+    def _redo_lsn(self) -> int:
+        return newest_slot(read_slots(self._fs)).redo_lsn
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"

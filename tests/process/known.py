@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
@@ -132,6 +132,28 @@ class Known:
                 if each.pgid is not None and each.outcome == "acknowledged"
             ]
             return max([len(self._base[file]), *ends])
+
+    # ------------------------------------------------------------------------------------------ copies
+
+    def now(self) -> int:
+        """This moment, for `as_of`."""
+        with self._lock:
+            return self._next()
+
+    def as_of(self, moment: int, *, synced: bool = False) -> Known:
+        """What is known of a copy that was begun at a moment and has ended by now, to be checked as after a crash.
+
+        What was acknowledged as durable before that must be there (`synced`: whatever was acknowledged); the rest may
+        be, without holes.
+        """
+        copy = Known(self.kinds)
+        with self._lock:
+            copy._base = dict(self._base)
+            copy._requests = [
+                replace(each, durable=(each.durable or synced) and each.answered is not None and each.answered < moment)
+                for each in self._requests
+            ]
+        return copy
 
     # ------------------------------------------------------------------------------------------ after a crash
 

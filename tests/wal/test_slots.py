@@ -151,6 +151,18 @@ def test_a_slot_follows_a_checkpoint_that_ends_while_it_is_made(fs: SimulatedFil
         SlotFiles(fs).create("b", REDO + 20)
 
 
+def test_a_slot_that_is_given_up_while_it_is_made_is_made_all_the_same(fs: SimulatedFileSystem) -> None:
+    def give_up(operation: Operation) -> None:
+        if (operation.name, operation.path) == ("preadv", "pfs_control") and fs.exists("pfs_slots/a"):
+            fs.on_operation = None
+            move_redo(fs, REDO + 8)
+            assert SlotFiles(fs).lose(SlotFiles(fs).get("a"), REDO + 8)
+
+    fs.on_operation = give_up
+    assert SlotFiles(fs).create("a").lsn == REDO + 8
+    assert SlotFiles(fs).get("a").state == "held"
+
+
 def test_a_lost_slot_says_so_to_its_owner(fs: SimulatedFileSystem) -> None:
     slots = SlotFiles(fs)
     slot = slots.create("a", temporary=False)
@@ -442,7 +454,24 @@ def test_a_slot_that_is_dropped_while_it_is_given_up_is_gone(monkeypatch: pytest
     monkeypatch.setattr(SlotFiles, "is_abandoned", lambda self, slot: slot.temporary and not log.slots.drop("b"))
     log.retention.recycle(REDO, 9, 1)
     assert log.segments() == [5, 6, 7, 8, 9]
-    assert log.retention.lost == 1
+    assert log.retention.lost == 0
+
+
+def test_a_slot_that_moves_on_while_it_is_given_up_is_not_lost() -> None:
+    log = Log(slot_bytes=SIZE)
+    log.hold("a", 2)
+
+    def advance(operation: Operation) -> None:
+        if operation.name == "open" and operation.path == "pfs_slots/a" and log.fs.open_descriptors == {}:
+            log.fs.on_operation = None
+            log.slots.advance("a", 4 * SIZE)
+
+    judged = log.slots.get("a")
+    log.fs.on_operation = advance
+    assert not log.slots.lose(judged, REDO)
+    log.retention.recycle(REDO, 9, 1)
+    assert log.segments() == [4, 5, 6, 7, 8, 9]
+    assert log.slots.get("a").state == "held"
 
 
 def test_a_sync_that_fails_while_a_slot_is_given_up_removes_no_log() -> None:
