@@ -30,7 +30,7 @@ from pfs.check.repair import repair as carry_repair_out
 from pfs.check.strays import check_strays
 from pfs.errors import FatalError, FileDamaged, PfsError
 from pfs.files.catalog import CATALOG_FILE, PAGE_FILES, read_catalog
-from pfs.files.catalog_table import CatalogTable
+from pfs.files.catalog_table import CatalogEntry, CatalogTable
 from pfs.files.filesystem import FileSystem
 from pfs.files.posix import PosixFileSystem
 from pfs.files.relation import parse_file_name
@@ -38,6 +38,7 @@ from pfs.files.store import lock_directory
 from pfs.wal.blocking_io import close_file
 from pfs.wal.control_file import STATE_NAMES
 from pfs.wal.recovery import Progress
+from pfs.wal.redo import Plan
 
 __all__ = ["Finding", "Progress", "Recovery", "Report", "check"]
 
@@ -87,8 +88,9 @@ def _look(
     lock = lock_directory(fs, name)
     try:
         found = Findings()
-        catalog = _check_catalog(fs, found)
+        saved = _check_catalog(fs, found)
         log = check_log(fs, found, progress)
+        catalog = saved if saved is None or log.plan is None else _recovered(saved, log.plan)
         report = Report(state=STATE_NAMES.get(log.state, "unknown") if log.state else "there is no log")
         damaged = check_pages(fs, catalog, log, found, report, segment_bytes, progress) if catalog else []
         check_strays(fs, catalog, log, found)
@@ -114,6 +116,17 @@ def _check_catalog(fs: FileSystem, found: Findings) -> CatalogTable | None:
         found.add("catalog", CATALOG_FILE, str(error))
         return None
     return catalog
+
+
+def _recovered(catalog: CatalogTable, plan: Plan) -> CatalogTable:
+    """The catalog as recovery will leave it."""
+    entries = {entry.number: entry for entry in catalog.entries.values()}
+    for change in plan.catalog.values():
+        before = entries.pop(change.file_id, None)
+        page_size = before.page_size if before is not None else change.page_size
+        if not change.dropped and change.name is not None and page_size is not None:
+            entries[change.file_id] = CatalogEntry(change.name, change.file_id, page_size)
+    return CatalogTable({entry.name: entry for entry in entries.values()}, catalog.next_number)
 
 
 def _is_among(finding: Finding, others: list[Finding]) -> bool:

@@ -60,6 +60,11 @@ class LogFacts:
             return None
         return self.newest.page_counts.get(file_id, self.plan.page_counts.get(file_id))
 
+    def is_made(self, file_id: int) -> bool:
+        """Whether recovery makes a file that is missing."""
+        change = self.plan.catalog.get(file_id) if self.plan is not None else None
+        return change is not None and change.page_size is not None
+
     def is_recovered(self, file_id: int) -> bool:
         """Whether recovery sets the length of a file."""
         return self.plan is not None and not self.stopped and file_id in self.plan.page_counts

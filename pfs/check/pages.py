@@ -136,7 +136,7 @@ class _PageFile:
         wanted = log.page_count(self.file_id)
         self.page_count = count = on_disk if wanted is None else wanted
         self.can_fill = self._has_all_missing()
-        if 0 not in sizes:
+        if 0 not in sizes and not log.is_made(self.file_id):
             self._add("file missing", "the catalog has it, but it is not there", repairable=self.can_fill)
         self._check_sizes(on_disk)
         if on_disk > count and not log.is_recovered(self.file_id):

@@ -15,6 +15,7 @@ from pfs.files.catalog import TEMPORARY_FILE
 from pfs.testing.disk import CrashPolicy
 from pfs.testing.faults import Fault, Operation
 from pfs.testing.file_system import SimulatedFileSystem
+from pfs.wal.bodies import Create, Drop, Rename
 from pfs.wal.control_file import MAKING, ControlData, ControlFile
 from pfs.wal.log_files import LogFiles
 from pfs.wal.log_view import LogView
@@ -668,6 +669,26 @@ def test_a_damaged_catalog_is_damage() -> None:
     assert (only(checked(directory)).kind, checked(directory).page_files) == ("catalog", 0)
     directory.fs.unlink("pfs.catalog")
     assert "it is missing, but there are page files" in only(checked(directory)).message
+
+
+def test_changes_of_the_catalog_that_recovery_repeats_are_no_damage() -> None:
+    directory = made()
+    store = directory.store()
+    log = directory.start(store)
+    log.buffer.insert(Create(B + 1, 512, "c"))
+    directory.log_write(log, B + 1, 0, [page(0)], 1)
+    log.buffer.insert(Rename(A, "renamed"))
+    log.buffer.insert(Drop(B))
+    flush_log(log.files, log.buffer)
+    close(log)
+    store.close()
+    assert [(each.kind, each.path) for each in checked(directory).findings] == [
+        ("stray", B_PATH),
+        ("stray", "base/5/16385_sum"),
+    ]
+    assert checked(directory).page_files == 2
+    directory.flip(A_PATH, 0)
+    assert [each.page_file for each in checked(directory).findings if each.damage] == ["renamed"]
 
 
 def test_what_belongs_to_nothing_is_said_and_what_is_pfs_s_own_removed() -> None:
