@@ -413,8 +413,12 @@ class Checkpointer(Actor):
             self._keeper.tell(Carry(record, self._actor_ref, "controlling"))
 
     def _record(self) -> None:
+        log, buffer = self._log, self._log.buffer
+        frees = self._redo // log.segment_bytes > log.redo_lsn // log.segment_bytes
+        if buffer.room < 0 and not frees and not self._shutdown:
+            self._ended()  # all is written and synced; to record it would take room of a checkpoint that frees some
+            return
         self._phase = "recording"
-        buffer = self._log.buffer
         if self._shutdown:
             self._redo = buffer.next_lsn
             self._log.closed = True
@@ -436,8 +440,11 @@ class Checkpointer(Actor):
         log = self._log
         log.redo_lsn = self._redo
         log.segment_made(end_of_segments // log.segment_bytes - 1)
-        self._phase = "idle"
         self.checkpoints += 1
+        self._ended()
+
+    def _ended(self) -> None:
+        self._phase = "idle"
         making, self._making = self._making, []
         for each in making:
             if each.reply_to is not None:

@@ -12,10 +12,10 @@ import pytest
 from pfs.actors import Actor
 from pfs.actors.checkpointer import MakeCheckpoint
 from pfs.actors.wal_server import WalAppend, WalFlushed
-from pfs.errors import NoSpace
+from pfs.errors import Cancelled, NoSpace
 from pfs.protocol import DataWriteEnd, RequestFailed, Stop, Truncate
 from pfs.testing.faults import Fault
-from pfs.wal.bodies import Drop
+from pfs.wal.bodies import Drop, Noop
 from pfs.wal.shared_log import HOLD_BACK_AT
 from tests.server.harness import NEVER, PAGE_SIZE, SMALL, SMALL_LOG, Client, World, page, recovered, tags
 
@@ -175,9 +175,15 @@ def test_writers_are_held_back_while_a_checkpoint_is_slow_and_are_not_called_idl
     world.settle()
     waiting = [ref for ref in refs if client.end(ref) is None]
     assert waiting
+    late = client.append([page("late")] * 15)
+    given_up = client.append([page("given up")] * 15)
     world.pass_time(100.0)
     assert [ref for ref in refs if client.end(ref) is None] == waiting
+    assert client.got(late) == client.got(given_up) == []
+    client.cancel(given_up)
     assert everything(world)[:4] == list("0123")
+    assert isinstance(client.error(given_up), Cancelled)
+    refs.append(late)
     world.let_go()
     world.pass_time(1.0)
     assert all(type(client.end(ref)) is DataWriteEnd for ref in refs)
@@ -247,6 +253,22 @@ def test_a_full_disk_leaves_room_for_a_checkpoint(make_world: Make) -> None:
     assert dirty(world) == 0
     assert not world.panics
     assert world.data_file() == everything(world)
+
+
+def test_checkpoints_that_free_no_log_never_use_up_the_room_of_one_that_does(make_world: Make) -> None:
+    world = make_world(4, wal=TINY_LOG)
+    buffer, transaction = world.log.buffer, world.log.next_transaction()
+    buffer.insert_page(transaction, world.state.file_id, 0, page("never committed"))
+    fill_disk(world)
+    while world.log.has_room or buffer.room >= 64:
+        buffer.insert(Noop())
+    for _ in range(100):
+        world.checkpoint()
+    assert not world.panics
+    buffer.settle(transaction)
+    world.checkpoint()
+    assert world.log.has_room
+    world.serves_a_good_client()
 
 
 def test_without_space_for_a_data_file_its_pages_stay_dirty_and_are_written_when_there_is_some(
