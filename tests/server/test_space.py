@@ -258,7 +258,7 @@ def test_a_full_disk_leaves_room_for_a_checkpoint(make_world: Make) -> None:
 def test_checkpoints_that_free_no_log_never_use_up_the_room_of_one_that_does(make_world: Make) -> None:
     world = make_world(4, wal=TINY_LOG)
     buffer, transaction = world.log.buffer, world.log.next_transaction()
-    buffer.insert_page(transaction, world.state.file_id, 0, page("never committed"))
+    buffer.insert_commit(transaction, world.state.file_id, 0, 0, 4)  # of no pages, and not settled
     fill_disk(world)
     while world.log.has_room or buffer.room >= 64:
         buffer.insert(Noop())
