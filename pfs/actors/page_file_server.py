@@ -164,7 +164,10 @@ class PageFileServer(Actor):
         if handler is None:
             return self._unknown(message)
         try:
-            return handler(message)
+            reply = handler(message)
+            if self._stopping:
+                self._stop_when_quiet()
+            return reply
         except BaseException:
             self._failed_at = message
             raise
@@ -223,7 +226,6 @@ class PageFileServer(Actor):
         self._armed = False
         if request is not None and core.order:
             self._arm()
-        self._stop_when_quiet()
 
     # -- requests
 
@@ -327,7 +329,6 @@ class PageFileServer(Actor):
             self._reads.loaded(message.token, message.pages, message.error)
         else:
             self._writes.loaded(message.token, message.pages, message.error)
-            self._stop_when_quiet()
 
     def _wal_answered(self, message: WalFlushed | WalRoomMade | WalRefused | FileCut) -> None:
         if self._has_failed:
@@ -341,7 +342,6 @@ class PageFileServer(Actor):
                 self._writes.durable(lsn)
             case WalFlushed(token) | WalRoomMade(token):
                 self._writes.flushed(token)
-        self._stop_when_quiet()
 
     def _give_credit(self, _: GiveCredit) -> None:
         if not self._has_failed:
@@ -351,7 +351,6 @@ class PageFileServer(Actor):
         if self._has_failed:
             return
         self._writes.carried(message.token, message.error)
-        self._stop_when_quiet()
 
     # -- other messages
 
@@ -371,7 +370,6 @@ class PageFileServer(Actor):
         for request in self._requests():
             self._end(request, ServerInactive(f"the server of {name!r} was stopped before the request was finished"))
         self._stopping.append(message)
-        self._stop_when_quiet()
 
     def _stop_when_quiet(self) -> None:
         if self._stopping and not self._writes.applying:
