@@ -12,9 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 import pfs
+from pfs.actors.requests import ServerOptions
 from pfs.backup import MOST_ROUNDS, backup, backup_directory
 from pfs.errors import (
     BackupUnfinished,
@@ -82,7 +84,9 @@ class Writers:
         self.random = Random(seed)
         self.scheduler = SimulatedScheduler(seed)
         self.disk = SimulatedFileSystem(keep_journal=False)
-        self.system = start(self.disk, self.scheduler, OPTIONS)
+        bulk_bytes = self.random.choice((4 * PAGE_SIZE, 8 << 20))
+        options = msgspec.structs.replace(OPTIONS, server=ServerOptions(bulk_bytes=bulk_bytes))
+        self.system = start(self.disk, self.scheduler, options)
         self.known = Known(self.FILES)
         self.serial = 0
 
