@@ -26,7 +26,6 @@ Until step 6 there is a mark in place of the control file, and whoever opens the
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
@@ -34,11 +33,12 @@ from typing import NamedTuple
 import msgspec
 
 from pfs.errors import Busy, FileExists, FileMissing, InvalidRequest, PfsError, SlotExists, SlotLost, SlotNotFound
+from pfs.files import relation
 from pfs.files.catalog import CATALOG_FILE
 from pfs.files.catalog_table import DATABASE, CatalogTable, decode, encode
 from pfs.files.filesystem import FileStat, FileSystem, WriteBuffer
 from pfs.files.posix import PosixFileSystem
-from pfs.files.relation import DEFAULT_TABLESPACE, Fork, RelationAddress, directory, file_name
+from pfs.files.relation import DEFAULT_TABLESPACE, Fork, RelationAddress
 from pfs.files.store import LOCK_FILE
 from pfs.wal.blocking_io import close_file, failing, read_fully, read_whole, write_fully
 from pfs.wal.bodies import CHECKPOINT, COMMIT, CREATE, Create
@@ -65,8 +65,6 @@ CHUNK = 1 << 20
 """Bytes that are copied at a time."""
 MOST_ROUNDS = 100
 """So often new files and bulk appends are copied after; the next round is shorter, as it has less to copy."""
-
-_DATA_FILE = re.compile(r"[0-9]+(_[a-z]+)?(\.[0-9]+)?")
 
 
 class BackupReport(NamedTuple):
@@ -262,7 +260,7 @@ class _Backup:
                 found = self._look(inner)
                 if found is not None and found.is_directory:
                     yield from self._data_files(inner)
-                elif _DATA_FILE.fullmatch(name):
+                elif relation.parse_file_name(name) or relation.parse_sidecar_name(name):
                     yield inner
 
     def _copy_bulk(self, bulk: _Bulk, catalog: CatalogTable) -> None:
@@ -271,30 +269,30 @@ class _Backup:
         page_size = sizes.get(bulk.file_id) or self._log.page_sizes.get(bulk.file_id)
         if page_size is None:  # it was dropped since, and its name is not in the catalog any more
             return
-        base = directory(RelationAddress(DEFAULT_TABLESPACE, DATABASE, bulk.file_id))
+        address = RelationAddress(DEFAULT_TABLESPACE, DATABASE, bulk.file_id)
         first, end = bulk.pgid * page_size, (bulk.pgid + bulk.n) * page_size
-        segment_size = self._segment_size(base, bulk.file_id) or end
+        segment_size = self._segment_size(address) or end
         for segment in range((end - 1) // segment_size + 1):
-            path = f"{base}/{file_name(bulk.file_id, Fork.MAIN, segment)}"
+            path = relation.path(address, Fork.MAIN, segment)
             start = segment * segment_size
             if start + segment_size <= first:
                 self._lengthen(path, segment_size)
             else:
                 self._copy_again(path, max(first - start, 0), min(end - start, segment_size))
         first_block, last_block = locate(bulk.pgid)[0], locate(bulk.pgid + bulk.n - 1)[0]
-        self._copy_again(f"{base}/{bulk.file_id}_sum", first_block * BLOCK_SIZE, (last_block + 1) * BLOCK_SIZE)
+        self._copy_again(relation.sidecar_path(address), first_block * BLOCK_SIZE, (last_block + 1) * BLOCK_SIZE)
 
-    def _segment_size(self, base: str, file_id: int) -> int | None:
+    def _segment_size(self, address: RelationAddress) -> int | None:
         """How large the segment files of a relation are; None if all of it is in the first.
 
         All but the last are full, and they are cut from the last backwards; so the first one is full if the second one
         holds anything, and if the first one did not change meanwhile.
         """
-        paths = [f"{base}/{file_name(file_id, Fork.MAIN, segment)}" for segment in (0, 1)]
+        first, second = (relation.path(address, Fork.MAIN, segment) for segment in (0, 1))
         while True:
-            before, second, after = self._size(paths[0]), self._size(paths[1]), self._size(paths[0])
+            before, behind, after = self._size(first), self._size(second), self._size(first)
             if before == after:
-                return before if second else None
+                return before if behind else None
 
     def _size(self, path: str) -> int:
         found = self._look(path)

@@ -18,6 +18,7 @@ import pytest
 import pfs
 from pfs.actors.requests import ServerOptions
 from pfs.backup import MOST_ROUNDS, backup, backup_directory
+from pfs.check import check
 from pfs.errors import (
     BackupUnfinished,
     Busy,
@@ -157,6 +158,7 @@ def test_a_copy_made_while_others_write_has_what_was_acknowledged_before_it(seed
     writers.system.stop()
     assert len(copies) == 2
     for copy, known in copies:
+        whole(copy)
         with opened(copy) as restored:
             found = {name: read_all(restored, name) for name in Writers.FILES}
             known.check(found)
@@ -164,8 +166,16 @@ def test_a_copy_made_while_others_write_has_what_was_acknowledged_before_it(seed
                 assert made in restored.names(), f"{made} was there before something that is in the copy"
                 assert read_all(restored, made) == [made]
         assert not copy.open_descriptors
+        whole(copy)
         with opened(copy) as restored:
             assert restored.stats()["wal"]["replayed_transactions"] == 0
+
+
+def whole(disk: SimulatedFileSystem) -> None:
+    """`pfs check` finds nothing wrong."""
+    quiet(disk)
+    report = check(disk, segment_bytes=OPTIONS.segment_bytes)
+    assert not report.damaged, report.findings
 
 
 def all_of(ended: list[Callable[[], bool]]) -> Callable[[], bool]:

@@ -15,7 +15,7 @@ import pytest
 from pfs.backup import backup_directory
 from pfs.files.posix import PosixFileSystem
 from pfs.wal.slots import SlotFiles
-from tests.process.clients import FILES, Clients, found_in, prepare, random_options
+from tests.process.clients import FILES, PAGE_SIZE, Clients, found_in, prepare, random_options
 from tests.process.known import Known
 from tests.process.served import ServedProcess
 
@@ -29,6 +29,7 @@ def test_copies_made_while_another_process_writes_have_what_was_acknowledged(tmp
     random = Random(seed)
     options = random_options(random)
     options["wal"] |= {"checkpoint_bytes": 100 << 10, "most_bytes": 512 << 10}
+    options["server"]["bulk_bytes"] = random.choice((10 * PAGE_SIZE, 8 << 20))
     known = Known(FILES)
     served = ServedProcess(tmp_path / "data", options)
     copies = []
