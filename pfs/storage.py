@@ -7,6 +7,7 @@ empty them: file workers, `BufferPool`, `WalServer` with its `LogDevice`, `Check
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,15 +27,46 @@ from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
 from pfs.protocol import RequestFailed
 from pfs.wal.heal import FoundPage, find_page
-from pfs.wal.recovery import Progress, start_log
+from pfs.wal.recovery import Progress, StartedLog, start_log
 from pfs.wal.retention import Retention
-from pfs.wal.shared_log import SharedLog
+from pfs.wal.shared_log import SharedLog, WalOptions
 from pfs.wal.sidecar_images import SidecarImages
 from pfs.wal.slots import SlotFiles
 
 if TYPE_CHECKING:
     from pfs.files.filesystem import FileSystem
     from pfs.system import SystemOptions
+
+
+def recover(
+    store: PageFileStore,
+    options: WalOptions,
+    new_system_id: Callable[[], int],
+    progress: Callable[[Progress], None] | None = None,
+) -> StartedLog:
+    """Recover the page files of a directory from its log, which is made if there is none.  Errors as `start_log`.
+
+    The whole of what a start does before there are actors; what it returns is the caller's to close.
+    """
+    started = start_log(
+        store.file_system,
+        StoreRedoTarget(store),
+        new_system_id=new_system_id,
+        segment_size=options.segment_bytes,
+        sync_method=options.sync_method,
+        batch_bytes=options.batch_bytes,
+        batch_requests=options.batch_requests,
+        compress=options.compress,
+        boot_id=store.file_system.boot_id(),
+        progress=progress,
+    )
+    try:
+        store.remove_strays()
+    except BaseException:
+        started.files.close()
+        started.control.close()
+        raise
+    return started
 
 
 class Storage:
@@ -55,33 +87,21 @@ class Storage:
         self.store = PageFileStore(
             directory, clock=runtime.clock, descriptors=options.descriptors, segment_bytes=options.segment_bytes
         )
-        try:
-            wal = options.wal
-            self.started = start_log(
-                self.store.file_system,
-                StoreRedoTarget(self.store),
-                new_system_id=runtime.new_id,
-                segment_size=wal.segment_bytes,
-                sync_method=wal.sync_method,
-                batch_bytes=wal.batch_bytes,
-                batch_requests=wal.batch_requests,
-                compress=wal.compress,
-                boot_id=self.store.file_system.boot_id(),
-                progress=progress,
-            )
-            self.store.remove_strays()
-        except BaseException:
-            self.store.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self.store.close)
+            self.started = recover(self.store, options.wal, runtime.new_id, progress)
+            undo.callback(self.started.control.close)
+            undo.callback(self.started.files.close)
+            self.slots = SlotFiles(self.store.file_system)
+            undo.pop_all()
         self.table: PageTable[Waiting] = PageTable(options.buffer_bytes)
         self.dirty = DirtyPages()
         self.open_files: dict[int, CheckedFile] = {}
         files = self.started.files
         self.log = SharedLog(
-            self.started.buffer, wal, files.segment_size, self.started.redo_lsn, self.started.next_transaction
+            self.started.buffer, options.wal, files.segment_size, self.started.redo_lsn, self.started.next_transaction
         )
-        self.slots = SlotFiles(self.store.file_system)
-        self.retention = Retention(files, self.slots, wal.slot_bytes)
+        self.retention = Retention(files, self.slots, options.wal.slot_bytes)
         self.log.buffer.dirty = self.dirty
         self.log.keep_room_for(len(self.open_files))
         self.write_room = WriteRoom(self.dirty, self.log, options.dirty_bytes)

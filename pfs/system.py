@@ -39,7 +39,7 @@ from pfs.actors.requests import ServerOptions, check_number
 from pfs.backup import BackupReport, backup, destination_in
 from pfs.cache.page_file_state import PageFileState
 from pfs.calls import Call, SimpleCall, ThreadClient
-from pfs.errors import InvalidRequest, PageSizeMismatch, PfsError, SystemFailed, SystemStopped
+from pfs.errors import FatalError, InvalidRequest, PageSizeMismatch, PfsError, SystemFailed, SystemStopped
 from pfs.page_file import PageFile
 from pfs.protocol import Cancel, Stop, new_ref
 from pfs.storage import Storage
@@ -226,7 +226,11 @@ class System:
         self.runtime.refuse_in_handler(what)
         with self._lock:
             self._check()
-            yield
+            try:
+                yield
+            except FatalError as error:  # only recovery can tell now which files there are
+                self.panic(error)
+                raise
 
     def _close_server(self, name: str) -> None:
         file = self._files.pop(name, None)

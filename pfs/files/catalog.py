@@ -133,6 +133,16 @@ class Catalog:
             self._save(self._table.dropped(name))
             self._remove_files(entry)
 
+    def sync_names(self) -> None:
+        """Make durable that there are the files that there are.
+
+        For a start behind a process that was killed: it sees names that no sync has covered yet, and what it writes to
+        such a file would be lost with the name.
+        """
+        parts = PAGE_FILES.split("/")
+        for end in range(len(parts), -1, -1):
+            self._pool.sync_directory("/".join(parts[:end]))
+
     def strays(self) -> list[str]:
         """Paths of relations' files that belong to no page file, as a crash may leave them."""
         with self._lock:

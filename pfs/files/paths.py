@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pfs.errors import InvalidName
 
 MAX_PATH = 4000
@@ -10,17 +12,22 @@ MAX_NAME = 255
 """The longest name of one file or directory, in bytes of UTF-8."""
 
 
-def check_path(path: str) -> list[str]:
+def check_path(path: str) -> tuple[str, ...]:
     """The parts of a path; raises `InvalidName` if it is not a plain relative one."""
     if type(path) is not str:
         raise InvalidName(f"a path must be a str, not {type(path).__name__}")
+    return _parts(path)
+
+
+@lru_cache(maxsize=4096)  # the same few files are opened again and again
+def _parts(path: str) -> tuple[str, ...]:
     if not path:
         raise InvalidName("a path must not be empty")
     if path[0] == "/":
         raise InvalidName(f"path {path!r} is absolute; it must be relative to the root of the file system")
     if "\0" in path:
         raise InvalidName(f"path {path!r} has a NUL character")
-    parts = path.split("/")
+    parts = tuple(path.split("/"))
     try:
         lengths = [len(part.encode()) for part in parts]
     except UnicodeEncodeError:

@@ -55,6 +55,7 @@ class StoreRedoTarget:
     def sync(self) -> None:
         self._store.sync()
         self._store.close_all()
+        self._store.sync_names()
 
     def _file(self, file_id: int) -> CheckedFile | None:
         return self._store.open_by_id(file_id) if file_id in self._known else None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from pfs.errors import DirectoryLocked
@@ -101,7 +101,7 @@ def lock_directory(fs: FileSystem, name: str) -> int:
     try:
         fs.lock(descriptor)
     except OSError as error:
-        fs.close(descriptor)
+        unlock_directory(fs, descriptor)
         if not isinstance(error, BlockingIOError):
             raise meaning(error, "open", f"lock {LOCK_FILE!r} in {name!r}") from error
         raise DirectoryLocked(
@@ -111,12 +111,18 @@ def lock_directory(fs: FileSystem, name: str) -> int:
     return descriptor
 
 
+def unlock_directory(fs: FileSystem, descriptor: int) -> None:
+    """Unlock what `lock_directory` has locked."""
+    with suppress(OSError):  # it is closed all the same
+        fs.close(descriptor)
+
+
 class PageFileStore:
     """The files of one data directory (see the module).
 
     `directory`: a path, made if it is missing, or a `FileSystem`; `clock`: seconds, for the metrics.
 
-    Raises `DirectoryLocked`, `BackupUnfinished`, `CatalogDamaged`.
+    Raises `DirectoryLocked`, `BackupUnfinished`, `CatalogDamaged`, and what opening and reading files raises.
     """
 
     def __init__(
@@ -145,7 +151,7 @@ class PageFileStore:
             self._catalog = Catalog(self._pool, self._manager)
             self._sidecars = SidecarCache(self._pool)
         except BaseException:
-            self._fs.close(self._lock_descriptor)
+            unlock_directory(self._fs, self._lock_descriptor)
             raise
         self._open: dict[str, CheckedFile] = {}
         self._open_by_id: dict[int, CheckedFile] = {}
@@ -167,9 +173,13 @@ class PageFileStore:
         return self._open_by_id[file_id]
 
     def close_all(self) -> None:
-        """Close the page files that were opened by id; what was written to them is synced."""
+        """Sync and close the page files that were opened by id, also what a process that was killed wrote to them."""
         while self._open_by_id:
-            self._open_by_id.popitem()[1].close()
+            file = self._open_by_id.popitem()[1]
+            try:
+                file.sync()
+            finally:
+                file.close()
 
     def _checked(self, name: str, address: RelationAddress, page_size: int, *, repair: bool) -> CheckedFile:
         pages = RelationFile(self._manager, self._manager.open(address, page_size, repair=repair))
@@ -190,6 +200,10 @@ class PageFileStore:
         """Make everything that was written to page files durable."""
         self._manager.sync()
         self._pool.sync_pending()
+
+    def sync_names(self) -> None:
+        """Make durable that there are the files that there are, whichever process made them."""
+        self._catalog.sync_names()
 
     def remove_strays(self) -> None:
         """Remove the files of page files that were dropped."""
@@ -232,7 +246,7 @@ class PageFileStore:
     def close(self) -> None:
         """Sync and close everything, and unlock the directory."""
         with ExitStack() as stack:  # the directory is unlocked, whatever fails before
-            stack.callback(self._fs.close, self._lock_descriptor)
+            stack.callback(unlock_directory, self._fs, self._lock_descriptor)
             stack.callback(self._pool.close)
             stack.callback(self._manager.shutdown)
             for name in list(self._open):

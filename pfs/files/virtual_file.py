@@ -218,6 +218,14 @@ class VirtualFilePool:
         descriptors.name_changed(path)
         descriptors.sync_directory(parent_of(path))
 
+    def sync_directory(self, path: str) -> None:
+        """Make the names in a directory durable, whichever process changed them; no error if there is none.
+
+        Raises `SyncFailed`.
+        """
+        self._descriptors.name_changed(f"{path}/." if path else ".")
+        self._descriptors.sync_directory(path)
+
     def stat(self, path: str) -> FileStat:
         """Size and identity of a file or directory.  Raises `FileMissing`."""
         return self._descriptors.with_descriptors(lambda: self.fs.stat(path), "look", f"look at {path!r}")

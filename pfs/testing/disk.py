@@ -10,7 +10,7 @@ pending changes as Linux does (the pages count as clean, though they never reach
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, NamedTuple
@@ -18,10 +18,11 @@ from typing import Literal, NamedTuple
 SECTOR = 512
 """Bytes that a disk writes wholly or not at all."""
 
-CrashPolicy = Literal["none", "all", "prefix", "subset", "torn", "garbage"]
+CrashPolicy = Literal["none", "all", "prefix", "subset", "torn", "garbage", "size"]
 """Which unsynced changes survive a crash: none; all; those before a random moment; each or not by chance; the same with
-every sector of a write on its own; and that with random bytes in place of some of what was being written.  Bytes that
-were not being written never change."""
+every sector of a write on its own; that with random bytes in place of some of what was being written; and names and
+sizes without the bytes (a file system that writes its journal before the data).  Bytes that were not being written
+never change."""
 
 
 class Write(NamedTuple):
@@ -147,7 +148,7 @@ class Disk:
         else:
 
             def survives(sequence: int) -> bool:
-                return policy == "all"
+                return policy in ("all", "size")
 
         after = Disk()
         after._inodes = self._inodes
@@ -167,6 +168,9 @@ class Disk:
                         if survives(piece.sequence):
                             if policy == "garbage" and isinstance(piece, Write) and rng.random() < 0.5:
                                 piece = piece._replace(data=rng.randbytes(len(piece.data)))
+                            elif policy == "size" and isinstance(piece, Write):
+                                end = piece.offset + len(piece.data)
+                                piece = Resize(piece.sequence, max(len(content), end))
                             apply(content, piece)
                 return File(node.inode, content, bytearray(content))
             inner = Directory(node.inode)
@@ -179,6 +183,62 @@ class Disk:
         assert isinstance(root, Directory)
         after.root = root
         return after
+
+    def killed(self) -> Disk:
+        """A copy of this disk as the end of the process leaves it: all is there, and no more durable than it was."""
+        after = Disk()
+        after._inodes, after.sequence, after.boot = self._inodes, self.sequence, self.boot
+        copies: dict[Node, Node] = {}
+
+        def copy(node: Node) -> Node:
+            if node in copies:
+                return copies[node]
+            if isinstance(node, File):
+                file = File(node.inode, bytearray(node.content), bytearray(node.durable), list(node.pending))
+                copies[node] = file
+                return file
+            directory = copies[node] = Directory(node.inode)
+            directory.entries = {name: copy(child) for name, child in node.entries.items()}
+            directory.durable = {name: copy(child) for name, child in node.durable.items()}
+            return directory
+
+        root = copy(self.root)
+        assert isinstance(root, Directory)
+        after.root = root
+        for change in self.names:
+            entries = []
+            for directory, name, node in change.entries:
+                owner = copy(directory)
+                assert isinstance(owner, Directory)
+                entries.append(Entry(owner, name, None if node is None else copy(node)))
+            after.names.append(NameChange(change.sequence, tuple(entries)))
+        return after
+
+    def identity(self) -> int:
+        """A hash of all that calls see and all that is durable: equal for disks that cannot be told apart."""
+
+        def of(node: Node, durable: bool) -> object:
+            if isinstance(node, File):
+                return bytes(node.durable if durable else node.content)
+            entries = node.durable if durable else node.entries
+            return tuple((name, of(child, durable)) for name, child in sorted(entries.items()))
+
+        if self.names or any(file.content != file.durable for file in self._files()):
+            return hash((of(self.root, False), of(self.root, True)))
+        return hash(of(self.root, True))
+
+    def unsynced(self) -> int:
+        """How many changes no sync covers: of names, and of the files that have names."""
+        return len(self.names) + sum(len(file.pending) for file in self._files())
+
+    def _files(self) -> Iterator[File]:
+        directories = [self.root]
+        while directories:
+            for node in directories.pop().entries.values():
+                if isinstance(node, File):
+                    yield node
+                else:
+                    directories.append(node)
 
 
 def apply(content: bytearray, change: Write | Resize) -> None:

@@ -40,6 +40,8 @@ class Fault:
     path: str | None = None
     seen: int = field(default=0, init=False)
     struck: int = field(default=0, init=False)
+    first: Operation | None = field(default=None, init=False)
+    """What it struck first."""
 
     def strikes(self, operation: Operation) -> bool:
         """True if this operation is to fail.  Counts it."""
@@ -50,5 +52,6 @@ class Fault:
         self.seen += 1
         if self.seen == self.at or (self.forever and self.seen > self.at):
             self.struck += 1
+            self.first = self.first or operation
             return True
         return False

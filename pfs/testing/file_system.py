@@ -87,7 +87,9 @@ class SimulatedFileSystem:
         self.on_operation = on_operation
         self.journal: list[JournalEntry] = []
         self.operations = 0
-        self._condition = condition
+        self._syncs = 0
+        self.make_condition = condition
+        """What `condition()` calls; None for real ones."""
         self._disk = disk or Disk()
         self._open: dict[int, _Open] = {}
         self._locks: dict[int, int] = {}
@@ -118,6 +120,30 @@ class SimulatedFileSystem:
 
         With `"prefix"`, `"subset"`, `"torn"` and `"garbage"`, `rng` chooses.  This file system is not touched.
         """
+        return self._on(self._disk.crashed(policy, rng))
+
+    def killed_image(self) -> SimulatedFileSystem:
+        """A new file system as another process finds it when this one was killed: nothing is lost, yet.
+
+        What no sync has covered may still be lost by a crash of the new one.
+        """
+        return self._on(self._disk.killed())
+
+    def identity(self) -> int:
+        """A hash of all files and names, and of what of them is durable; not the same in another process."""
+        return self._disk.identity()
+
+    @property
+    def changes(self) -> int:
+        """Grows with each change and each sync: while it stays the same, crash images stay the same."""
+        return self._disk.sequence + self._syncs
+
+    @property
+    def unsynced(self) -> int:
+        """How many changes a crash may take: of names, and of the files that have names."""
+        return self._disk.unsynced()
+
+    def _on(self, disk: Disk) -> SimulatedFileSystem:
         return SimulatedFileSystem(
             descriptors=self.descriptors,
             capacity=self.capacity,
@@ -126,8 +152,8 @@ class SimulatedFileSystem:
             failed_sync=self.failed_sync,
             keep_journal=self.keep_journal,
             on_operation=self.on_operation,
-            condition=self._condition,
-            disk=self._disk.crashed(policy, rng),
+            condition=self.make_condition,
+            disk=disk,
         )
 
     # ------------------------------------------------------------------------------------------ operations
@@ -138,6 +164,8 @@ class SimulatedFileSystem:
         operation = Operation(self.operations, name, path, offset, length)
         if self.on_operation is not None:
             self.on_operation(operation)
+        if not self.faults:
+            return operation, 0
         striking = [fault for fault in self.faults if fault.strikes(operation)]  # every rule counts every operation
         for fault in striking:
             if fault.error:
@@ -167,7 +195,7 @@ class SimulatedFileSystem:
 
     def _find(self, operation: Operation, path: str) -> Node:
         node: Node = self._disk.root
-        for part in check_path(path) if path else []:
+        for part in check_path(path) if path else ():
             if not isinstance(node, Directory):
                 self._fail(operation, errno.ENOTDIR)
             found = node.entries.get(part)
@@ -276,6 +304,7 @@ class SimulatedFileSystem:
             file.change(Write(self._disk.next_sequence(), offset, data[:count]))
             if opened.flags & os.O_DSYNC:
                 file.sync()
+                self._syncs += 1
         self._end(operation, count)
         return count
 
@@ -292,8 +321,10 @@ class SimulatedFileSystem:
             opened = self._open.get(descriptor)
             if opened is not None and error.errno != errno.EINTR:
                 opened.file.lose_pending(revert=self.failed_sync == "revert")
+                self._syncs += 1
             raise
         self._described(operation, descriptor).file.sync()
+        self._syncs += 1
         self._end(operation)
 
     def ftruncate(self, descriptor: int, length: int, /) -> None:
@@ -400,6 +431,7 @@ class SimulatedFileSystem:
     def sync_directory(self, path: str, /) -> None:
         operation, _ = self._begin("sync_directory", path)
         self._disk.sync_directory(self._find_directory(operation, path))
+        self._syncs += 1
         self._end(operation)
 
     def lock(self, descriptor: int, /) -> None:
@@ -410,7 +442,7 @@ class SimulatedFileSystem:
         self._end(operation)
 
     def condition(self) -> Condition:
-        return threading.Condition(threading.Lock()) if self._condition is None else self._condition()
+        return threading.Condition(threading.Lock()) if self.make_condition is None else self.make_condition()
 
     def mutex(self) -> Mutex:
         # A real lock serves in a simulation too: it is never held where another actor could want it.

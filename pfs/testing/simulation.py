@@ -472,7 +472,7 @@ class Simulation:
     def _started(self, image: SimulatedFileSystem) -> Iterator[System]:
         """A system on a disk, stopped in order at the end."""
         scheduler = SimulatedScheduler(self.seed)
-        image.on_operation, image._condition = scheduler.file_call, scheduler.condition
+        image.on_operation, image.make_condition = scheduler.file_call, scheduler.condition
         options = msgspec.structs.replace(self.plan.options, server=ServerOptions())
         try:
             with System(image, options, runtime=scheduler) as system:
@@ -621,7 +621,7 @@ def _print_trace(scheduler: SimulatedScheduler, trace: Callable[[str], None]) ->
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Clients die and disks fail here by the thousand: that need not be logged."""
     logger = logging.getLogger("pfs")
     before, logger.disabled = logger.level, True
@@ -635,7 +635,7 @@ def _quiet() -> Iterator[None]:
 
 def run_seed(seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None) -> Report:
     """Run one seed; `trace` is called with each line of the trace."""
-    with _quiet():
+    with quiet():
         return Simulation(seed, trace).run(steps)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 
 from pfs.errors import WriteFailed
@@ -26,6 +26,17 @@ def failing(deed: Deed, what: str) -> Generator[None]:
         yield
     except OSError as error:
         raise meaning(error, deed, what, recovering=True) from error
+
+
+def sync_file(sync: Callable[[int], None], descriptor: int, path: str) -> None:
+    """`fsync` or `fdatasync`.  Raises `SyncFailed`."""
+    with failing("sync", f"sync {path!r}"):
+        while True:
+            try:
+                sync(descriptor)
+            except InterruptedError:
+                continue
+            return
 
 
 def close_file(fs: FileSystem, descriptor: int) -> None:

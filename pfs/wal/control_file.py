@@ -36,7 +36,7 @@ import msgspec
 
 from pfs.errors import BackupUnfinished, ControlFileDamaged, FileMissing
 from pfs.files.filesystem import FileSystem
-from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
+from pfs.wal.blocking_io import close_file, failing, read_fully, sync_file, write_fully
 from pfs.wal.crc import CRC32C_ID, crc32c
 
 CONTROL_FILE: Final = "pfs_control"
@@ -203,8 +203,7 @@ class ControlFile:
             descriptor = fs.open(TEMPORARY_FILE, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             write_fully(fs, descriptor, [bytes(content)], 0, TEMPORARY_FILE)
-            with failing("sync", f"sync {TEMPORARY_FILE!r}"):
-                fs.fsync(descriptor)
+            sync_file(fs.fsync, descriptor, TEMPORARY_FILE)
         finally:
             close_file(fs, descriptor)
         with failing("rename", f"rename {TEMPORARY_FILE!r} to {self.path!r}"):
@@ -224,8 +223,7 @@ class ControlFile:
         """Change fields (by name, as in `ControlData`), durably.  Returns what the file says now."""
         data = msgspec.structs.replace(self.data, **changes, sequence=self.data.sequence + 1)
         write_fully(self._fs, self._opened(), [encode_slot(data)], SLOT_OFFSETS[data.sequence % 2], self.path)
-        with failing("sync", f"sync {self.path!r}"):
-            self._fs.fdatasync(self._opened())
+        sync_file(self._fs.fdatasync, self._opened(), self.path)
         self._data = data
         return data
 

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 from pfs.errors import ForeignWalSegment, InvalidRequest, PfsError, WalDamaged
 from pfs.files.failures import NO_DESCRIPTORS, Deed, meaning
 from pfs.files.filesystem import FileSystem, WriteBuffer
-from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
+from pfs.wal.blocking_io import close_file, failing, read_fully, sync_file, write_fully
 from pfs.wal.log_buffer import Batch
 from pfs.wal.lsn import SEGMENT_HEADER_SIZE, check_segment_size, parse_segment_name, segment_name
 from pfs.wal.segment_header import VERSION, SegmentHeader, decode_segment_header, encode_segment_header
@@ -362,8 +362,4 @@ class LogFiles:
         self._names_changed = False
 
     def _sync_descriptor(self, descriptor: int, path: str) -> None:
-        with failing("sync", f"sync {path!r}"):
-            if self.sync_method == "fdatasync":
-                self._fs.fdatasync(descriptor)
-            else:
-                self._fs.fsync(descriptor)
+        sync_file(self._fs.fdatasync if self.sync_method == "fdatasync" else self._fs.fsync, descriptor, path)

@@ -53,7 +53,7 @@ from pfs.errors import (
     SlotNotFound,
 )
 from pfs.files.filesystem import FileSystem
-from pfs.wal.blocking_io import close_file, failing, read_fully, write_fully
+from pfs.wal.blocking_io import close_file, failing, read_fully, sync_file, write_fully
 from pfs.wal.control_file import newest_slot, read_slots
 from pfs.wal.crc import crc32c
 from pfs.wal.lsn import format_lsn
@@ -266,8 +266,7 @@ class SlotFiles:
                 with failing("open", f"lock {path!r}"):
                     fs.lock(descriptor)
             write_fully(fs, descriptor, [encode_slot(slot).ljust(FILE_SIZE, b"\0")], 0, path)
-            with failing("sync", f"sync {path!r}"):
-                fs.fsync(descriptor)
+            sync_file(fs.fsync, descriptor, path)
             self._sync_directory()
         except BaseException:
             close_file(fs, descriptor)
@@ -286,8 +285,7 @@ class SlotFiles:
         descriptor = self._open(slot.name)
         try:
             write_fully(self._fs, descriptor, [encode_slot(slot)], RECORD_OFFSETS[slot.sequence % 2], path)
-            with failing("sync", f"sync {path!r}"):
-                self._fs.fdatasync(descriptor)
+            sync_file(self._fs.fdatasync, descriptor, path)
         finally:
             close_file(self._fs, descriptor)
         return slot

@@ -366,3 +366,49 @@ def test_a_write_to_a_file_opened_with_o_dsync_is_durable_at_once():
     fs.sync_directory("")
     fs.pwritev(descriptor, [b"x"], 0)
     assert fs.durable_files == {"f": b"x"}
+
+
+def test_a_crash_may_leave_sizes_without_the_bytes():
+    image = contents(prepared().crash_image("size", Random(1)))
+    assert image.keys() == NEW.keys()
+    assert image["d/kept"] == OLD["d/kept"][:1500], "nothing of what was written over it"
+    fs = SimulatedFileSystem()
+    fs.pwritev(fs.open("f", RDWR), [b"abc"], 4)
+    assert contents(fs.crash_image("size", Random(1))) == {"f": bytes(7)}
+
+
+def test_the_end_of_the_process_loses_nothing_and_makes_nothing_durable():
+    fs = prepared()
+    image = fs.killed_image()
+    assert image.open_descriptors == {}
+    assert contents(image) == NEW
+    assert image.durable_files == OLD
+    assert contents(image.crash_image("none", Random(1))) == OLD
+    descriptor = image.open("d/kept", os.O_RDWR)
+    image.fsync(descriptor)
+    image.sync_directory("")
+    image.sync_directory("d")
+    assert image.durable_files == NEW
+    assert fs.durable_files == OLD, "the disk that it was copied from is not touched"
+    assert (fs.boot_id(), fs.crash_image("all", Random(1)).boot_id()) == (image.boot_id(), (2).to_bytes(16, "little"))
+
+
+def test_disks_that_cannot_be_told_apart_have_one_identity():
+    fs = prepared()
+    assert fs.identity() == fs.killed_image().identity()
+    lost, kept = fs.crash_image("none", Random(1)), fs.crash_image("all", Random(1))
+    assert len({fs.identity(), lost.identity(), kept.identity()}) == 3
+    assert kept.identity() == fs.crash_image("all", Random(2)).identity()
+
+
+def test_changes_that_no_sync_covers_are_counted():
+    fs = SimulatedFileSystem()
+    assert (fs.unsynced, fs.changes) == (0, 0)
+    descriptor = fs.open("f", RDWR)
+    fs.pwritev(descriptor, [b"abc"], 0)
+    assert (fs.unsynced, fs.changes) == (2, 2)
+    fs.preadv(descriptor, [bytearray(3)], 0)
+    fs.fdatasync(descriptor)
+    assert (fs.unsynced, fs.changes) == (1, 3)
+    fs.sync_directory("")
+    assert (fs.unsynced, fs.changes) == (0, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pfs.errors import AccessDenied, Busy, CatalogDamaged, DirectoryLocked, FileExists, PageIOError
+from pfs.errors import AccessDenied, Busy, CatalogDamaged, DirectoryLocked, FileExists, PageIOError, SyncFailed
 from pfs.files.store import PageFileStore
 from pfs.testing.faults import Fault
 from pfs.testing.file_system import SimulatedFileSystem
@@ -95,3 +95,26 @@ def test_a_missing_directory_is_made_with_its_parents(tmp_path: Path) -> None:
     assert store.name == str(tmp_path / "a" / "b")
     store.close()
     assert (tmp_path / "a" / "b" / "pfs.lock").exists()
+
+
+def test_a_lock_that_cannot_be_closed_is_given_up_all_the_same() -> None:
+    disk = SimulatedFileSystem(faults=[Fault(errno.EIO, operation="close", path="pfs.lock", forever=True)])
+    store = open_store(disk)
+    store.close()
+    assert not disk.open_descriptors
+
+
+def test_names_that_a_killed_process_left_can_be_made_durable() -> None:
+    disk = SimulatedFileSystem(faults=[Fault(errno.EIO, operation="sync_directory", path="", at=3, forever=True)])
+    store = open_store(disk)
+    with pytest.raises(SyncFailed):
+        store.open("names", create=True, page_size=PAGE, repair=False)
+    after = disk.killed_image()
+    store.close()
+    after.faults = []
+    assert b"names" not in after.durable_files["pfs.catalog"]
+    store = open_store(after)
+    assert store.names() == ["names"]
+    store.sync_names()
+    assert b"names" in after.durable_files["pfs.catalog"]
+    store.close()

@@ -18,6 +18,7 @@ from pfs.errors import (
     OutOfRange,
     PageIOError,
     RequestTooLarge,
+    SyncFailed,
     SystemFailed,
 )
 from pfs.protocol import (
@@ -35,7 +36,20 @@ from pfs.protocol import (
 )
 from pfs.testing.faults import Fault
 from pfs.testing.scheduler import SimulatedScheduler
-from tests.server.harness import NEVER, PAGE_SIZE, PATH, SMALL, SMALL_LOG, Client, World, page, recovered, start, tags
+from tests.server.harness import (
+    NAME,
+    NEVER,
+    PAGE_SIZE,
+    PATH,
+    SMALL,
+    SMALL_LOG,
+    Client,
+    World,
+    page,
+    recovered,
+    start,
+    tags,
+)
 
 Make = Callable[..., World]
 
@@ -912,3 +926,19 @@ def test_old_pages_that_only_the_disk_has_are_read_before_they_are_overwritten(m
         reader.give_credit(ref, len(reader.owed[ref]))
     world.settle()
     assert tags(reader.whole(ref)) == list(map(str, range(20)))
+
+
+@pytest.mark.parametrize("what", ["open", "rename", "drop"])
+def test_a_change_of_names_that_fails_half_way_ends_the_system(make_world: Make, what: str) -> None:
+    world = make_world(4)
+    world.disk.faults.append(Fault(error=errno.EIO, operation="fsync", path="pfs.catalog*"))
+    changes: dict[str, Callable[[], object]] = {
+        "open": lambda: world.system.open("another"),
+        "rename": lambda: world.system.rename(NAME, "renamed"),
+        "drop": lambda: world.system.drop(NAME),
+    }
+    with pytest.raises(SyncFailed):
+        changes[what]()
+    assert world.system.failed is not None
+    with pytest.raises(SystemFailed, match=r"could not sync 'pfs\.catalog"):
+        world.system.names()

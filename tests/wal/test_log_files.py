@@ -92,7 +92,7 @@ def test_more_buffers_than_one_call_takes_are_written_in_several() -> None:
     files.close()
 
 
-def test_short_and_interrupted_transfers_are_gone_on_with() -> None:
+def test_short_and_interrupted_calls_are_gone_on_with() -> None:
     fs = SimulatedFileSystem()
     files = made(fs, 1)
     fs.faults = [
@@ -100,8 +100,10 @@ def test_short_and_interrupted_transfers_are_gone_on_with() -> None:
         Fault(errno.EINTR, operation="pwritev", at=2),
         Fault(errno.EINTR, operation="preadv", at=1),
         Fault(short=4000, operation="preadv", at=2),
+        Fault(errno.EINTR, operation="fdatasync"),
     ]
     files.write(batch_of(BatchPart(1, 64, [b"x" * 800, b"y" * 700])))
+    files.sync()
     segment = files.read(1)
     assert segment is not None
     assert segment.content[64:1564] == b"x" * 800 + b"y" * 700
