@@ -212,7 +212,7 @@ class Machine(RuleBasedStateMachine):
 
     def start(self) -> None:
         scheduler = self.scheduler = SimulatedScheduler(self.random.getrandbits(32))
-        self.fs.on_operation, self.fs._condition = scheduler.file_call, scheduler.condition
+        self.fs.on_operation, self.fs.make_condition = scheduler.file_call, scheduler.condition
         self.system = System(self.fs, self.options, runtime=scheduler)
 
     # -- page files
@@ -528,7 +528,7 @@ class Machine(RuleBasedStateMachine):
             if left < 0:
                 raise _PowerCut
 
-        image.on_operation, image._condition = count_down, None
+        image.on_operation, image.make_condition = count_down, None
         store: PageFileStore | None = None
         try:
             store = PageFileStore(image, clock=lambda: 0.0, segment_bytes=self.options.segment_bytes)
