@@ -76,7 +76,7 @@ def start(
 ) -> System:
     """A system on a disk that was of another scheduler before."""
     disk.on_operation = scheduler.file_call
-    disk._condition = scheduler.condition
+    disk.make_condition = scheduler.condition
     return kind(disk, options, runtime=scheduler)
 
 

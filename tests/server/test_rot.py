@@ -24,7 +24,7 @@ OPTIONS = SystemOptions(buffer_bytes=0, wal=WalOptions(segment_bytes=16384))
 @contextmanager
 def system_on(fs: SimulatedFileSystem) -> Iterator[System]:
     scheduler = SimulatedScheduler(7)
-    fs.on_operation, fs._condition = scheduler.file_call, scheduler.condition
+    fs.on_operation, fs.make_condition = scheduler.file_call, scheduler.condition
     with System(fs, OPTIONS, runtime=scheduler) as system:
         yield system
     fs.on_operation = None
