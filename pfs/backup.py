@@ -41,7 +41,6 @@ from pfs.files.posix import PosixFileSystem
 from pfs.files.relation import DEFAULT_TABLESPACE, Fork, RelationAddress
 from pfs.files.store import LOCK_FILE
 from pfs.wal.blocking_io import close_file, failing, read_fully, read_whole, write_fully
-from pfs.wal.bodies import CHECKPOINT, COMMIT, CREATE, Create
 from pfs.wal.control_file import (
     CONTROL_FILE,
     IN_USE,
@@ -52,10 +51,9 @@ from pfs.wal.control_file import (
     newest_slot,
     read_slots,
 )
-from pfs.wal.log_files import WAL_DIRECTORY, LogFiles
+from pfs.wal.growing_log import BulkAppended, GrowingLog
+from pfs.wal.log_files import WAL_DIRECTORY
 from pfs.wal.lsn import SEGMENT_HEADER_SIZE, format_lsn
-from pfs.wal.reader import LogReader, LogScan, check_tail
-from pfs.wal.records import decode_body, decode_commit
 from pfs.wal.recovery import NO_BOOT_ID, Progress
 from pfs.wal.sidecar import BLOCK_SIZE, locate
 from pfs.wal.slots import Slot, SlotFiles, check_held
@@ -76,14 +74,6 @@ class BackupReport(NamedTuple):
     """Where the log of the copy ends: everything that was logged before it is in the copy."""
     files: int
     bytes: int
-
-
-class _Bulk(NamedTuple):
-    """Pages that were appended without images."""
-
-    file_id: int
-    pgid: int
-    n: int
 
 
 def backup_directory(
@@ -179,7 +169,7 @@ class _Backup:
         self._progress = progress
         self._stack = stack
         self._control = self._read_control()
-        self._log = _Log(source, self._control)
+        self._log = GrowingLog(source, self._control)
         self._directories = {""}
         self._copied: set[str] = set()
         self._bytes = 0
@@ -263,7 +253,7 @@ class _Backup:
                 elif relation.parse_file_name(name) or relation.parse_sidecar_name(name):
                     yield inner
 
-    def _copy_bulk(self, bulk: _Bulk, catalog: CatalogTable) -> None:
+    def _copy_bulk(self, bulk: BulkAppended, catalog: CatalogTable) -> None:
         """Copy the pages of a bulk append, and their part of the sidecar, as far as they are still there."""
         sizes = {entry.number: entry.page_size for entry in catalog.entries.values()}
         page_size = sizes.get(bulk.file_id) or self._log.page_sizes.get(bulk.file_id)
@@ -363,7 +353,7 @@ class _Backup:
             self._write(log.path(number), [content[:length], bytes(size - length)])
             done = number * size + length - first * size
             self._progress(Progress("copying the WAL", done, end - first * size))
-        copy = _Log(self._destination, data)
+        copy = GrowingLog(self._destination, data)
         copy.read_on(end)
         copy.check_checkpoint()
 
@@ -395,77 +385,6 @@ class _Backup:
     def _sync(self, target: int, path: str) -> None:
         with failing("sync", f"sync {path!r} in the backup"):
             self._destination.fsync(target)
-
-
-class _Log:
-    """The log of a directory from a redo point on, read further and further while it grows."""
-
-    def __init__(self, fs: FileSystem, data: ControlData) -> None:
-        self._data = data
-        self._files = LogFiles(fs, system_id=data.system_id, segment_size=data.segment_size, timeline=data.timeline)
-        self._reader = LogReader(self._files)
-        self._scan = LogScan(self._reader, data.redo_lsn, data.epoch)
-        self._bulk: list[_Bulk] = []
-        self.page_sizes: dict[int, int] = {}
-        """Of files that were made since the redo point."""
-
-    @property
-    def end(self) -> int:
-        """Up to where the log was read."""
-        return self._scan.end
-
-    @property
-    def has_bulk(self) -> bool:
-        """Whether bulk appends were found that nobody has taken."""
-        return bool(self._bulk)
-
-    def take_bulk(self) -> list[_Bulk]:
-        taken, self._bulk = self._bulk, []
-        return taken
-
-    def read_on(self, durable: int) -> None:
-        """Read up to the end of the log, which is beyond everything that was durable when this was called.
-
-        A record that is being written looks like damage at first.  So if something vouches for more than could be read,
-        it is read once more: what was vouched for was durable by then.
-
-        durable: so far it must be readable at least.  Raises `WalDamaged`, `WalSegmentMissing`, `ForeignWalSegment`.
-        """
-        self._read()
-        leftover = self._reader.look_ahead(self._scan.end, self._scan.epoch)
-        if leftover.voucher is not None:
-            stopped_at = self._scan.end
-            self._read()
-            if self._scan.end > stopped_at:
-                leftover = leftover._replace(voucher=None)
-        check_tail(self._files, self._scan, leftover, durable)
-
-    def _read(self) -> None:
-        self._files.look_again()
-        self._reader.forget()
-        for record in self._scan:
-            if record.type == COMMIT:
-                commit = decode_commit(record)
-                if commit.bulk:
-                    self._bulk.append(_Bulk(record.file_id, commit.pgid, commit.n))
-            elif record.type == CREATE:
-                body = decode_body(record)
-                assert isinstance(body, Create)
-                self.page_sizes[record.file_id] = body.page_size
-        self._reader.forget()
-
-    def check_checkpoint(self) -> None:
-        """Raise `WalDamaged` unless the checkpoint that the control file names is there."""
-        self._reader.record_at(self._data.checkpoint_lsn, only=CHECKPOINT)
-
-    def path(self, segment: int) -> str:
-        return self._files.path(segment)
-
-    def segment(self, number: int) -> memoryview:
-        """The content of a segment that was read."""
-        segment = self._files.read(number)
-        assert segment is not None
-        return segment.content
 
 
 def _make_slot(slots: SlotFiles) -> Slot:
