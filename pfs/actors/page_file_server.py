@@ -235,7 +235,7 @@ class PageFileServer(Actor):
             return
         if session.read_stream is None:
             session.read_stream = self._stream(session)
-        self._admit(session, message, lambda: self._reads.admit(session, message))
+        self._admit(session, message, self._reads.admit)
 
     def _data_write(self, message: DataWrite | DataAppend) -> None:
         session = self._open(message)
@@ -243,12 +243,12 @@ class PageFileServer(Actor):
             return
         if session.write_stream is None:
             session.write_stream = self._stream(session)
-        self._admit(session, message, lambda: self._writes.admit(session, message))
+        self._admit(session, message, self._writes.admit)
         if not self._looking_for_idle:
             self._looking_for_idle = True
             self.send_after(self._options.idle_seconds / 2, LookForIdle())
 
-    def _admit(self, session: Session, message: Any, admit: Callable[[], None]) -> None:
+    def _admit(self, session: Session, message: Any, admit: Callable[[Session, Any], None]) -> None:
         try:
             if self._failed is not None:
                 raise self._failed
@@ -264,18 +264,21 @@ class PageFileServer(Actor):
                     f"{self._options.session_requests}: wait for some to end, or raise `session_requests`"
                 )
             self._core.counters["requests"] += 1
-            admit()
+            admit(session, message)
         except PfsError as error:
             self._core.refuse(message.client, message.ref, error)
 
     def _open(self, message: Any) -> Session | None:
         """The session of the message's client, opened if need be; None if nobody could be answered."""
         client = message.client
-        if not is_address(client):
-            self._core.counters["dropped"] += 1
-            return None
-        session = self._sessions.get(client)
+        try:
+            session = self._sessions.get(client)
+        except Exception:  # it cannot be hashed
+            session = None
         if session is None:
+            if not is_address(client):
+                self._core.counters["dropped"] += 1
+                return None
             session = self._sessions[client] = Session(client)
             self.monitor(client)
         return session

@@ -40,6 +40,12 @@ class Reservations(Generic[Session, Request]):
                 f"the request needs {size} bytes of staging; the limit is {self.session_limit} for a session "
                 f"(budget {self.budget}): send it in parts, or raise `staging_bytes`"
             )
+        mine = self._by_session.get(session, 0) + size
+        if not self._waiting and mine <= self.session_limit and self.reserved + size <= self.budget:
+            self.reserved += size
+            self._by_session[session] = mine
+            self._granted[request] = (session, size)
+            return True
         self._waiting[request] = (session, size)
         return request in self._grant()
 

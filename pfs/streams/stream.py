@@ -115,9 +115,10 @@ class Stream(Actor):
         self._transfers[message.ref] = Transfer(message.ref, message.producer, message.consumer, message.credits)
 
     def _data(self, message: DataPages) -> None:
-        transfer = self._transfer(message.ref)
+        ref = message.ref
+        transfer = self._transfers.get(ref) if type(ref) is int else None
         if transfer is None:
-            self._unknown(message.ref)
+            self._unknown(ref)
             return
         try:
             if message.stream is not self._actor_ref:
@@ -158,10 +159,9 @@ class Stream(Actor):
         return self._transfers.get(ref) if type(ref) is int else None
 
     def _pass_on(self, transfer: Transfer, end: Address, message: Any) -> None:
-        if end is self._server:
-            message = Received(self._client, message)
-        error = _told(end, message)
-        if error is not None:
+        try:
+            end.tell(Received(self._client, message) if end is self._server else message)
+        except Exception as error:
             self._fail(transfer, SessionEnded(f"request {transfer.ref}: {end} has ended or cannot be told: {error}"))
 
     def _fail(self, transfer: Transfer, error: PfsError) -> None:

@@ -75,6 +75,8 @@ class SharedLog:
         self.no_space: NoSpace | None = None
         """Why the last attempt to make a segment failed; None if it did not."""
         self.next_transaction = count(next_transaction).__next__
+        largest_image = segment_bytes + _BESIDE_IMAGES + buffer.slot  # with what it may leave unused
+        self._room_of_a_batch = min(largest_image, max(2 * options.batch_bytes, LARGEST_STEP))
 
     @property
     def most_bytes(self) -> int:
@@ -106,8 +108,7 @@ class SharedLog:
     @property
     def has_room(self) -> bool:
         """Whether an insertion of a batch, at least of one page, would find segments that exist."""
-        largest_image = self.segment_bytes + _BESIDE_IMAGES + self.buffer.slot  # with what it may leave unused
-        return self.buffer.room > min(largest_image, max(2 * self.options.batch_bytes, LARGEST_STEP))
+        return self.buffer.room > self._room_of_a_batch
 
     def keep_room_for(self, files: int) -> None:
         """There are so many page files, which checkpoints count the pages of."""
