@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import commits, databases, starts
@@ -17,15 +19,19 @@ def test_every_case_measures_something(case_set: CaseSet) -> None:
     assert all(case.median for case in summary.cases if case not in missing)
 
 
-def test_an_interval_without_a_checkpoint_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commits, "LEAST_SECONDS", 0.0)
-    case_set = next(each for each in commits.SETS if each.name == "commits-1")
-    options = Options(seconds=100.0, quick=True)  # so checkpoints are far apart
+def test_an_interval_has_a_whole_checkpoint_in_it(tmp_path: Path) -> None:
+    made: list[int] = []
+    with commits.opened_pfs(tmp_path / "data", pages=1) as (system, file):
+        before = system.stats()["wal"]["checkpoints"]
 
-    with case_set.open_cases(options) as cases:
-        case = next(each for each in cases if each.name == "pfs, actors")
-        with pytest.raises(RuntimeError, match=r"no checkpoint was made within 0\.05 s"):
-            case.run(0.05)
+        def run(seconds: float, meanwhile: commits.Meanwhile) -> float:
+            file.write(0, [commits.IMAGES[1]])
+            meanwhile(seconds)
+            made.append(system.stats()["wal"]["checkpoints"] - before)
+            return 1.0
+
+        commits.measured(system, run)(0.01)
+    assert made == [1]
 
 
 def test_a_database_that_is_not_installed_says_what_to_install() -> None:
