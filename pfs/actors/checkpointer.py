@@ -3,7 +3,7 @@
 It does two things with the same machinery.  In the background it writes the oldest dirty pages whenever there are more
 than `dirty_soft_bytes`.  And it makes checkpoints: everything that became dirty from log before the *redo point* is
 written, the files are synced, a CHECKPOINT record and then the control file say so, and the log before the redo point
-is used again.  Both are spread out: a few runs of pages are on their way to the disk at a time, and nobody waits for
+is used again.  Both are spread out: a few groups of pages are on their way to the disk at a time, and nobody waits for
 them but the checkpoint.
 
 Order, each step after the one before has succeeded: log flushed; dirty pages with a first LSN below the redo point
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain, groupby
 from types import TracebackType
 from typing import Any, Literal
 
@@ -43,11 +44,11 @@ from pfs.wal.shared_log import SharedLog
 from pfs.wal.sidecar import locate
 from pfs.wal.sidecar_images import SidecarImages
 
-RUNS_IN_FLIGHT = 4
-"""How many runs of pages are on their way to the disk at a time."""
+GROUPS_IN_FLIGHT = 4
+"""How many groups of pages are on their way to the disk at a time."""
 
-RUN_PAGES = 64
-"""The most pages of a run."""
+GROUP_PAGES = 64
+"""The most pages of a group: what goes to a worker in one message, since each costs two changes of threads."""
 
 RETRY_SECONDS = 1.0
 """After no space was left for a data file, how long until it is tried again."""
@@ -98,21 +99,25 @@ class _Retry(msgspec.Struct, frozen=True, gc=False):
     """To itself: there may be space, or a descriptor, by now."""
 
 
+Group = tuple[DirtyRun, ...]
+"""Runs of one file that are written together, in the order of their pages."""
+
+
 class _Written(msgspec.Struct, frozen=True, gc=False, eq=False):
-    run: DirtyRun
+    group: Group
 
 
 class _BlocksRead(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: sidecar blocks are read, whose images a run needs in the log."""
+    """Token: sidecar blocks are read, whose images a group needs in the log."""
 
-    run: DirtyRun
+    group: Group
     blocks: tuple[int, ...]
 
 
 class _ImagesFlushed(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: the images that a run needs are being made durable."""
+    """Token: the images that a group needs are being made durable."""
 
-    run: DirtyRun
+    group: Group
 
 
 class _Cut(msgspec.Struct, frozen=True, gc=False, eq=False):
@@ -267,20 +272,21 @@ class Checkpointer(Actor):
                 self._phase = "syncing"
                 self._images.clear()  # what changes from here on may not be synced
                 self._sync_files()
-        while not self._blocked and self._in_flight < RUNS_IN_FLIGHT:
+        while not self._blocked and self._in_flight < GROUPS_IN_FLIGHT:
             if self._phase == "writing":
                 below: int | None = self._redo
             elif self._dirty.bytes > self._soft or self._room.wants_clean_pages:
                 below = None
             else:
                 break
-            runs = self._dirty.take(RUN_PAGES, self._log.buffer.flushed, below)
+            runs = self._dirty.take(GROUP_PAGES, self._log.buffer.flushed, below)
             if not runs:
                 self._flush_first()
                 break
-            for run in runs:
+            runs.sort(key=_place)
+            for _, group in groupby(runs, _file_id):
                 self._in_flight += 1
-                self._send(run)
+                self._send(tuple(group))
 
     def _flush_first(self) -> None:
         """No page may be written now: if none is on its way, that is because their log is not flushed."""
@@ -291,38 +297,37 @@ class Checkpointer(Actor):
     def _sync_files(self) -> None:
         self._worker_of(0).tell(Carry(self._sync, self._actor_ref, "syncing"))
 
-    def _send(self, run: DirtyRun) -> None:
-        """Have a run written, after the sidecar blocks that it changes are in the log."""
-        assert max(run.lsns) < self._log.buffer.flushed, "a page must not reach the disk before its log"
-        file_id = run.file_id
-        missing = self._images.missing(file_id, _blocks_of(run))
+    def _send(self, group: Group) -> None:
+        """Have a group written, after the sidecar blocks that it changes are in the log."""
+        flushed = self._log.buffer.flushed
+        assert all(max(run.lsns) < flushed for run in group), "a page must not reach the disk before its log"
+        file_id = group[0].file_id
+        missing = self._images.missing(file_id, _blocks_of(group))
         if missing:
             call = partial(self._files[file_id].sidecar_blocks, missing)
-            self._worker_of(file_id).tell(Carry(call, self._actor_ref, _BlocksRead(run, missing)))
+            self._worker_of(file_id).tell(Carry(call, self._actor_ref, _BlocksRead(group, missing)))
         else:
-            self._write_logged(run)
+            self._write_logged(group)
 
     def _log_blocks(self, token: _BlocksRead, blocks: Blocks) -> None:
-        file_id = token.run.file_id
-        missing = self._images.missing(file_id, token.blocks)  # another run may have logged some meanwhile
+        file_id = token.group[0].file_id
+        missing = self._images.missing(file_id, token.blocks)  # another group may have logged some meanwhile
         for number, block in zip(token.blocks, blocks, strict=True):
             if number in missing:
                 end = 0  # a block that is damaged has nothing to lose
                 if block is not None:
                     end = self._log.buffer.insert_reserved(SidecarImage(file_id, number, block)).end
                 self._images.add(file_id, number, end)
-        self._write_logged(token.run)
+        self._write_logged(token.group)
 
-    def _write_logged(self, run: DirtyRun) -> None:
-        file_id = run.file_id
-        end = self._images.end(file_id, _blocks_of(run))
+    def _write_logged(self, group: Group) -> None:
+        file_id = group[0].file_id
+        end = self._images.end(file_id, _blocks_of(group))
         if end > self._log.buffer.flushed:
-            self._wal.tell(WalFlush(end, self._actor_ref, _ImagesFlushed(run)))
+            self._wal.tell(WalFlush(end, self._actor_ref, _ImagesFlushed(group)))
             return
-        file = self._files[file_id]
-        self._worker_of(file_id).tell(
-            Carry(lambda: file.write(run.pgid, run.pages, run.lsns), self._actor_ref, _Written(run))
-        )
+        call = partial(_write_group, self._files[file_id], group)
+        self._worker_of(file_id).tell(Carry(call, self._actor_ref, _Written(group)))
 
     def _carried(self, token: Any, result: Any, error: PfsError | None) -> None:
         if isinstance(token, _BlocksRead) and error is None:
@@ -334,15 +339,17 @@ class Checkpointer(Actor):
         if isinstance(token, _Written | _BlocksRead):
             self._in_flight -= 1
             if isinstance(error, RequestError):  # no space, or no descriptor
-                self._dirty.not_written(token.run)
+                for run in token.group:  # also those that were written before one that could not be
+                    self._dirty.not_written(run)
                 self._room_not_made(error)
                 self._retry_later()
                 return
             if error is None:
                 assert isinstance(token, _Written)
                 was_short = self._log.wants_clean_pages
-                self._dirty.written(token.run)
-                self.pages_written += len(token.run.pages)
+                for run in token.group:
+                    self._dirty.written(run)
+                    self.pages_written += len(run.pages)
                 if was_short:
                     self._wal.tell(RoomMade())
                 return
@@ -398,7 +405,7 @@ class Checkpointer(Actor):
         if token == "flushing":
             self._phase = "writing"
         elif isinstance(token, _ImagesFlushed):
-            self._write_logged(token.run)
+            self._write_logged(token.group)
         elif token == "writing":
             self._flushing = False
         elif token == "recording":
@@ -452,9 +459,23 @@ class Checkpointer(Actor):
         self._wal.tell(RoomMade())
 
 
-def _blocks_of(run: DirtyRun) -> range:
-    """The sidecar blocks that a run changes."""
-    return range(locate(run.pgid)[0], locate(run.pgid + len(run.pages) - 1)[0] + 1)
+def _place(run: DirtyRun) -> tuple[int, int]:
+    return run.file_id, run.pgid
+
+
+def _file_id(run: DirtyRun) -> int:
+    return run.file_id
+
+
+def _blocks_of(group: Group) -> list[int]:
+    """The sidecar blocks that a group changes, each once."""
+    blocks = (range(locate(run.pgid)[0], locate(run.pgid + len(run.pages) - 1)[0] + 1) for run in group)
+    return list(dict.fromkeys(chain.from_iterable(blocks)))
+
+
+def _write_group(file: CheckedFile, group: Group) -> None:
+    for run in group:
+        file.write(run.pgid, run.pages, run.lsns)
 
 
 def _cut_file(file: CheckedFile, n: int) -> None:

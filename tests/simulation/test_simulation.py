@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -149,11 +150,10 @@ def write_pages_before_their_log(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Checkpointer, "_send", _send_without_looking)
 
 
-def _send_without_looking(self: Any, run: Any) -> None:
-    file = self._files[run.file_id]
-    token = checkpointer._Written(run)
-    worker = self._worker_of(run.file_id)
-    worker.tell(Carry(lambda: file.write(run.pgid, run.pages, run.lsns), self._actor_ref, token))
+def _send_without_looking(self: Any, group: Any) -> None:
+    file_id = group[0].file_id
+    call = partial(checkpointer._write_group, self._files[file_id], group)
+    self._worker_of(file_id).tell(Carry(call, self._actor_ref, checkpointer._Written(group)))
 
 
 def begin_recovery_behind_writes_under_way(patch: pytest.MonkeyPatch) -> None:
