@@ -326,7 +326,7 @@ class Checkpointer(Actor):
         if end > self._log.buffer.flushed:
             self._wal.tell(WalFlush(end, self._actor_ref, _ImagesFlushed(group)))
             return
-        call = partial(_write_group, self._files[file_id], group)
+        call = partial(_write_group, self._files[file_id], group, self._actor_ref.is_alive)
         self._worker_of(file_id).tell(Carry(call, self._actor_ref, _Written(group)))
 
     def _carried(self, token: Any, result: Any, error: PfsError | None) -> None:
@@ -473,9 +473,10 @@ def _blocks_of(group: Group) -> list[int]:
     return list(dict.fromkeys(chain.from_iterable(blocks)))
 
 
-def _write_group(file: CheckedFile, group: Group) -> None:
+def _write_group(file: CheckedFile, group: Group, go_on: Callable[[], bool]) -> None:
     for run in group:
-        file.write(run.pgid, run.pages, run.lsns)
+        if go_on():  # else the system has failed meanwhile, and nothing more may be written
+            file.write(run.pgid, run.pages, run.lsns)
 
 
 def _cut_file(file: CheckedFile, n: int) -> None:

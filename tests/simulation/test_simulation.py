@@ -152,7 +152,7 @@ def write_pages_before_their_log(patch: pytest.MonkeyPatch) -> None:
 
 def _send_without_looking(self: Any, group: Any) -> None:
     file_id = group[0].file_id
-    call = partial(checkpointer._write_group, self._files[file_id], group)
+    call = partial(checkpointer._write_group, self._files[file_id], group, lambda: True)
     self._worker_of(file_id).tell(Carry(call, self._actor_ref, checkpointer._Written(group)))
 
 
