@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Test processes that run side by side.
 WORKERS ?= 2
+# How long `make soak` runs.
+HOURS ?= 8
 # More for pytest, for instance ARGS="tests/test_leaks.py -k actor".  Parts of the suite are not held to the coverage gates.
 ARGS ?=
 
@@ -11,7 +13,7 @@ READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow soak lint format bench clean
 
 help:  ## list the targets
 	@echo "Targets (make sets up .venv by itself; choose another Python with PYTHON=...):"
@@ -49,6 +51,9 @@ endif
 
 test-slow: $(READY)  ## run the tests that take minutes or much disk
 	@$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
+
+soak: $(READY)  ## run the fault levers with new seeds for hours (HOURS=8)
+	@$(BIN)/python -m tests.soak --hours $(HOURS) $(ARGS)
 
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .
