@@ -31,7 +31,7 @@ class Command(NamedTuple):
     """What to run: arguments for Python, and what it is to find in its environment."""
 
     arguments: tuple[str, ...]
-    environment: dict[str, str] = {}  # noqa: RUF012
+    environment: dict[str, str] = {}
 
     def __str__(self) -> str:
         settings = "".join(f"{name}={value} " for name, value in self.environment.items())
