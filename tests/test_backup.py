@@ -232,7 +232,7 @@ def test_a_directory_that_a_crash_left_is_copied_as_it_is() -> None:
     disk, copy = crashed(), SimulatedFileSystem()
     backup(disk, copy)
     with opened(copy) as restored:
-        assert restored.stats()["wal"]["replayed_transactions"] == 1
+        assert restored.stats()["wal"]["replayed_transactions"] > 0
         assert read_all(restored, "f") == NUMBERS
     assert pages_of(disk) == NUMBERS
     assert not disk.open_descriptors
@@ -364,6 +364,7 @@ def test_new_files_without_an_end_are_given_up(monkeypatch: pytest.MonkeyPatch) 
     def make() -> None:
         disk.on_operation = scheduler.file_call
         system.open(f"{next(numbers)}", page_size=PAGE_SIZE)
+        system.checkpoint()
 
     monkeypatch.setattr("pfs.backup.MOST_ROUNDS", 5)
     during(disk, "open", "pfs.catalog", make, times=MOST_ROUNDS)
