@@ -169,3 +169,28 @@ def test_a_read_finds_nothing_but_what_was_written() -> None:
     for file, pages in (("s", ["b"]), ("p", ["a"]), ("p", []), ("c", ["c", "f"]), ("s", ["torn"])):
         with pytest.raises(Contradiction):
             known.check_read(file, 0, pages) if pages else known.check_read(file, 0, ["x"])
+
+
+def test_a_copy_must_have_what_was_acknowledged_before_it_and_may_have_more() -> None:
+    for durable, synced in ((True, False), (False, True)):
+        known = make_known()
+        append(known, "s", "a", pgid=0, durable=durable)
+        begun = known.now()
+        append(known, "s", "b", pgid=1, durable=durable)
+        append(known, "s", "c", pgid=2, durable=durable)
+        for found in (["a"], ["a", "b"], ["a", "b", "c"]):
+            check(known.as_of(begun, synced=synced), found)
+        with pytest.raises(Contradiction, match="acknowledged and gone"):
+            check(known.as_of(begun, synced=synced))
+        check(known, ["a", "b", "c"])
+
+
+def test_a_copy_has_no_holes_and_need_not_have_what_was_in_memory() -> None:
+    known = make_known()
+    append(known, "s", "a", pgid=0, durable=False)
+    begun = known.now()
+    check(known.as_of(begun))
+    append(known, "p", "b", pgid=0)
+    append(known, "s", "c", pgid=1)
+    with pytest.raises(Contradiction, match="a hole"):
+        check(known.as_of(begun), ["a", "c"])
