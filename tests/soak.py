@@ -67,6 +67,11 @@ def power_cuts(seed: int) -> Command:
     return Command(("-m", "pytest", "tests/process/test_power_cut.py"), {"PFS_SEED": str(seed), "PFS_CUTS": "6"})
 
 
+def backups(seed: int) -> Command:
+    tests = ("tests/test_backup.py", "tests/process/test_backup.py")
+    return Command(("-m", "pytest", *tests), {"PFS_SEED": str(seed), "PFS_BACKUP_SEEDS": "200"})
+
+
 LEVERS: dict[str, Callable[[int], Command]] = {
     "simulation": simulation,
     "campaign": campaign,
@@ -75,6 +80,7 @@ LEVERS: dict[str, Callable[[int], Command]] = {
     "state machine": state_machine,
     "kills": kills,
     "power cuts": power_cuts,
+    "backups": backups,
 }
 
 
