@@ -92,7 +92,8 @@ class System:
     `directory`: a path, made if it does not exist; or a `FileSystem` (for simulations).  `runtime`: what runs the
     actors; by default a new `Scheduler` that ends with the system.  `observer` is told of every chunk served.
 
-    Raises `DirectoryLocked`, `BackupUnfinished`, `CatalogDamaged`, and what recovery does (`pfs.wal.recovery`).
+    Raises `DirectoryLocked`, `BackupUnfinished`, `CatalogDamaged`, what recovery does (`pfs.wal.recovery`), and
+    `SystemFailed` if its actors fail at once.
     """
 
     def __init__(
@@ -108,6 +109,9 @@ class System:
         self._observer = observer
         self._failed: SystemFailed | None = None
         self._stopped = False
+        self._started = False
+        self._failures_in_start: list[BaseException] = []
+        """What the first actors have met with while the others were being started."""
         self._local = threading.local()
         self._ended_clients: deque[ThreadClient] = deque()
         self._files: dict[str, PageFile] = {}
@@ -119,6 +123,11 @@ class System:
             raise
         self._store = self._storage.store
         self._lock = self._store.condition()
+        self._started = True
+        if self._failures_in_start:
+            self.panic(self._failures_in_start[0])
+            self.stop()
+            self._check()
 
     def _page_counts(self) -> dict[int, int]:
         counts: dict[int, int] = {}
@@ -385,6 +394,9 @@ class System:
 
     def panic(self, cause: BaseException) -> None:
         """Mark the system failed (see the module).  Called from actors' handlers: never blocks."""
+        if not self._started:
+            self._failures_in_start.append(cause)
+            return
         if self._failed is not None:
             return
         message = (

@@ -34,8 +34,11 @@ from pfs.protocol import (
     Sync,
     Truncate,
 )
+from pfs.system import System, SystemOptions
 from pfs.testing.faults import Fault
+from pfs.testing.file_system import SimulatedFileSystem
 from pfs.testing.scheduler import SimulatedScheduler
+from pfs.wal.shared_log import WalOptions
 from tests.server.harness import (
     NAME,
     NEVER,
@@ -942,3 +945,19 @@ def test_a_change_of_names_that_fails_half_way_ends_the_system(make_world: Make,
     assert world.system.failed is not None
     with pytest.raises(SystemFailed, match=r"could not sync 'pfs\.catalog"):
         world.system.names()
+
+
+def test_a_system_whose_log_fails_while_it_starts_is_not_there_and_leaves_nothing_open() -> None:
+    # The first segment is made by recovery, the second by the first of the actors, while the others are started.
+    disk = SimulatedFileSystem(faults=[Fault(errno.EIO, operation="fdatasync", path="pfs_wal/xlogtemp.*2")])
+    scheduler = SimulatedScheduler(0)
+    disk.make_condition, disk.on_operation = scheduler.condition, scheduler.file_call
+    tiny = WalOptions(segment_bytes=4 << 10, most_bytes=32 << 10)
+    with pytest.raises(SystemFailed, match="could not sync"):
+        System(disk, SystemOptions(wal=tiny), runtime=scheduler)
+    assert not disk.open_descriptors
+    assert not scheduler.living
+    scheduler = SimulatedScheduler(0)
+    disk.make_condition, disk.on_operation = scheduler.condition, scheduler.file_call
+    with System(disk, SystemOptions(wal=tiny), runtime=scheduler) as system:
+        assert system.names() == []
