@@ -53,7 +53,7 @@ from pfs.wal.control_file import (
 )
 from pfs.wal.growing_log import BulkAppended, GrowingLog
 from pfs.wal.log_files import WAL_DIRECTORY
-from pfs.wal.lsn import SEGMENT_HEADER_SIZE, format_lsn
+from pfs.wal.lsn import format_lsn
 from pfs.wal.recovery import NO_BOOT_ID, Progress
 from pfs.wal.sidecar import BLOCK_SIZE, locate
 from pfs.wal.slots import Slot, SlotFiles, check_held
@@ -346,7 +346,7 @@ class _Backup:
         log, data = self._log, self._control
         size, end = data.segment_size, log.end
         first = data.redo_lsn // size
-        for number in range(first, (end - SEGMENT_HEADER_SIZE - 1) // size + 1):
+        for number in range(first, log.last_segment + 1):
             content = log.segment(number)
             self._make_directories(f"{WAL_DIRECTORY}/{number}")
             length = min(end - number * size, size)

@@ -238,6 +238,18 @@ def test_a_directory_that_a_crash_left_is_copied_as_it_is() -> None:
     assert not disk.open_descriptors
 
 
+def test_a_log_that_goes_on_in_an_empty_segment_is_copied_with_that_segment() -> None:
+    disk, copy = SimulatedFileSystem(keep_journal=False), SimulatedFileSystem()
+    with opened(disk) as system:
+        file = system.open("f", page_size=PAGE_SIZE)
+        file.append([fill(f"{number}", PAGE_SIZE) for number in range(40)])
+        system._storage.log.buffer.switch_segment()
+        file.sync()
+        crashed = quiet(disk.crash_image("all", Random(1)))
+    backup(crashed, copy)
+    assert pages_of(copy) == pages_of(crashed) == NUMBERS
+
+
 def test_slots_are_not_copied() -> None:
     disk, copy = stopped(), SimulatedFileSystem()
     SlotFiles(disk).create("node")

@@ -21,12 +21,18 @@ CHANGES = frozenset(
 """The calls that count, and `open` where it creates a file."""
 
 
-def killed_at(fs: FileSystem, at: int, kill: Callable[[], None] | None = None) -> FileSystem:
-    """`fs`, which kills this process in the middle of its call number `at` (from 1) that changes files.
+def killed_at(fs: FileSystem, at: int, kill: Callable[[], None]) -> FileSystem:
+    """`fs`, which calls `kill` in the middle of its call number `at` (from 1) that changes files.
 
     A write has then written its first half; any other call has done nothing yet.
     """
-    return cast(FileSystem, _KilledAt(fs, at, kill or _kill_process))
+    return cast(FileSystem, _KilledAt(fs, at, kill))
+
+
+def signalled_at(fs: FileSystem, at: int, name: str) -> FileSystem:
+    """The same, where this process sends itself the signal of that name: SIGKILL, or SIGSTOP to be held up there."""
+    number = signal.Signals[name]
+    return killed_at(fs, at, lambda: os.kill(os.getpid(), number))
 
 
 class _KilledAt:
@@ -58,9 +64,5 @@ class _KilledAt:
         if self._next() == self._at:
             content = b"".join(buffers)
             self._fs.pwritev(descriptor, [content[: len(content) // 2]], offset)
-            self._kill()
+            self._kill()  # if it returns, all is written in the end
         return self._fs.pwritev(descriptor, buffers, offset)
-
-
-def _kill_process() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

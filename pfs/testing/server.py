@@ -1,8 +1,8 @@
-"""A `System` in a process of its own, driven over pipes: `python -m pfs.testing.server DIRECTORY [OPTIONS [KILL_AT]]`.
+"""A `System` in a process of its own, driven over pipes: `python -m pfs.testing.server DIRECTORY [OPTIONS [KILL]]`.
 
 The first line is `{"ready": true, "wal": {...}}`, or, if the directory cannot be opened, `{"error": class, "message":
-...}`, and the process ends with status 1.  With `KILL_AT` the process kills itself in the middle of the call with that
-number that changes files (`pfs.testing.kill_points`).
+...}`, and the process ends with status 1.  With `KILL`, such as `12` or `12:SIGSTOP`, the process sends itself SIGKILL
+or that signal in the middle of its twelfth call that changes files (`pfs.testing.kill_points`).
 
 One command a line on standard input, one reply a line on standard output, both JSON.  Each command has an `id`, which
 its reply repeats, and runs in a thread of the `client` that it names, so that clients wait for the disk beside each
@@ -37,7 +37,7 @@ import msgspec
 from pfs.errors import PfsError
 from pfs.files.posix import PosixFileSystem
 from pfs.system import System, SystemOptions
-from pfs.testing.kill_points import killed_at
+from pfs.testing.kill_points import signalled_at
 
 TEXT = 32
 """Bytes of the text that a page repeats."""
@@ -142,14 +142,15 @@ def refusal(error: PfsError) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: a directory, perhaps `SystemOptions` as JSON, perhaps the call to be killed in."""
+    """The command line: a directory, perhaps `SystemOptions` as JSON, perhaps where it is killed."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if not 1 <= len(given) <= 3 or (len(given) == 3 and not given[2].isdecimal()):
-        print("usage: python -m pfs.testing.server DIRECTORY [OPTIONS AS JSON [KILL_AT]]", file=sys.stderr)
+    at, _, name = given[2].partition(":") if len(given) == 3 else ("", "", "")
+    if not 1 <= len(given) <= 3 or (len(given) == 3 and not at.isdecimal()):
+        print("usage: python -m pfs.testing.server DIRECTORY [OPTIONS AS JSON [CALL[:SIGNAL]]]", file=sys.stderr)
         return 2
     options = msgspec.json.decode(given[1], type=SystemOptions) if len(given) > 1 else SystemOptions()
     try:
-        directory = killed_at(PosixFileSystem.made(given[0]), int(given[2])) if len(given) == 3 else given[0]
+        directory = signalled_at(PosixFileSystem.made(given[0]), int(at), name or "SIGKILL") if at else given[0]
         served = Served(System(directory, options))
     except PfsError as error:
         reply(refusal(error))

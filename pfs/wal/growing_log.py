@@ -13,6 +13,7 @@ from pfs.files.filesystem import FileSystem
 from pfs.wal.bodies import CHECKPOINT, COMMIT, CREATE, Create
 from pfs.wal.control_file import ControlData
 from pfs.wal.log_files import LogFiles
+from pfs.wal.lsn import SEGMENT_HEADER_SIZE
 from pfs.wal.reader import LogReader, LogScan, check_tail
 from pfs.wal.records import decode_body, decode_commit
 
@@ -41,6 +42,12 @@ class GrowingLog:
     def end(self) -> int:
         """Up to where the log was read."""
         return self._scan.end
+
+    @property
+    def last_segment(self) -> int:
+        """The last segment that a copy needs: after a SEGMENT_SWITCH the one that it leads to, though still empty."""
+        last = self.end if self._scan.switched else self.end - SEGMENT_HEADER_SIZE - 1
+        return last // self._data.segment_size
 
     @property
     def has_bulk(self) -> bool:

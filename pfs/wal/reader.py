@@ -152,6 +152,8 @@ class LogScan:
         """Why the scan ended, in words."""
         self.missing: int | None = None
         """The number of the segment where it ended because that does not exist."""
+        self.switched = False
+        """Whether the last valid record is a SEGMENT_SWITCH, which is logged only once the next segment exists."""
 
     def __iter__(self) -> Generator[Record]:
         reader, seed, size = self._reader, self._reader.seed, self._reader.segment_size
@@ -182,6 +184,7 @@ class LogScan:
                     return
                 self.prev_lsn = record.lsn
                 self.epoch = record.epoch
+                self.switched = record.type == SEGMENT_SWITCH
                 if record.durable_upto > self.vouched:
                     self.vouched = record.durable_upto
                 self.records += 1
@@ -221,6 +224,8 @@ def check_tail(files: LogFiles, scan: LogScan, leftover: Leftover, durable_hint:
         )
     elif durable_hint > end:
         durable = f"the control file says that it was durable to {format_lsn(durable_hint)}"
+    elif scan.missing is not None and scan.switched:
+        durable = f"the record at {format_lsn(scan.prev_lsn)} says that the log goes on there"
     else:
         return
     consequence = "acknowledged writes would be lost, so nothing is changed"

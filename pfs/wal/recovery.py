@@ -170,9 +170,10 @@ def start_log(
 
 def flush_log(files: LogFiles, buffer: LogBuffer) -> None:
     """Make all that was inserted durable, with new segments if need be: for whoever has the log alone."""
+    size = files.segment_size
+    for segment in range(buffer.flushed // size, (buffer.inserted - 1) // size + 1):
+        files.prepare(segment, buffer.epoch)  # all of them first: a SEGMENT_SWITCH says that there is a next one
     while (batch := buffer.next_batch()) is not None:
-        for part in batch.parts:
-            files.prepare(part.segment, buffer.epoch)
         files.write(batch)
         files.sync()
         buffer.batch_flushed(batch)

@@ -85,6 +85,7 @@ class Loop:
         served.kill()
 
     def check(self, served: ServedProcess) -> None:
+        assert served.ready, served.end_of_errors()
         assert served.ready.get("ready"), f"it does not start: {served.ready}"
         self.transactions += served.ready["wal"]["replayed_transactions"]
         self.known.check(found_in(served))

@@ -107,6 +107,7 @@ def test_the_call_that_was_named_is_the_last_and_a_write_is_half_done(tmp_path: 
 
     with pytest.raises(Killed):
         work(1)
+    assert killed_at(PosixFileSystem(tmp_path), 1, kill).listdir("") == []
     assert [work(at) for at in (2, 3, 4, 5)] == [b"ab", b"abcd", b"efcd", b"efgh"]
 
 

@@ -164,6 +164,18 @@ def test_a_missing_segment_is_named(fs: SimulatedFileSystem) -> None:
         check_tail(LogFiles(fs, system_id=SYSTEM, segment_size=SIZE), scan, leftover, 0)
 
 
+def test_a_log_that_goes_on_in_a_segment_that_is_missing_has_not_ended(fs: SimulatedFileSystem) -> None:
+    reader = bare(fs, 1, 3)
+    lsn = forge(fs, START, Drop(1))
+    forge(fs, lsn, SegmentSwitch(), prev_lsn=START)
+    _, scan = scanned(reader)
+    files = LogFiles(fs, system_id=SYSTEM, segment_size=SIZE)
+    with pytest.raises(WalSegmentMissing, match=r"0002' is missing: the record at .* says that the log goes on there"):
+        check_tail(files, scan, Leftover(scan.end, None), 0)
+    _, scan = scanned(bare(fs, 2))
+    check_tail(files, scan, Leftover(scan.end, None), 0)
+
+
 # ---------------------------------------------------------------------------------------------- single records
 
 

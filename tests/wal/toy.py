@@ -295,9 +295,10 @@ class ToyDatabase:
 
     def flush(self) -> None:
         files = self.log.files
+        size = files.segment_size
+        for segment in range(self.buffer.flushed // size, self.buffer.next_lsn // size + 1):
+            files.prepare(segment, self.buffer.epoch)  # a SEGMENT_SWITCH is never durable before the next segment
         while (batch := self.buffer.next_batch()) is not None:
-            for part in batch.parts:
-                files.prepare(part.segment, self.buffer.epoch)
             files.write(batch)
             self.buffer.batch_written(batch)
             files.sync()
