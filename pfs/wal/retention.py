@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import NamedTuple
 
-from pfs.errors import NoSpace, SlotNotFound
+from pfs.errors import NoSpace
 from pfs.wal.log_files import LogFiles
 from pfs.wal.lsn import format_lsn
 from pfs.wal.slots import Slot, SlotFiles
@@ -97,14 +96,8 @@ class Retention:
                 self.recycle(redo_lsn, segment, epoch)
 
     def _held(self) -> list[Slot]:
-        held = []
-        for slot in self._slots.all():
-            if self._slots.is_abandoned(slot):
-                with suppress(SlotNotFound):
-                    self._slots.drop(slot.name)
-            elif slot.state == "held":
-                held.append(slot)
-        return held
+        slots = self._slots
+        return [slot for slot in slots.all() if not slots.drop_if_abandoned(slot) and slot.state == "held"]
 
     def _lose(self, slot: Slot, redo_lsn: int, reason: str) -> None:
         if self._slots.lose(slot, redo_lsn):

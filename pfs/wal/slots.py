@@ -47,7 +47,7 @@ from pfs.errors import (
     FileMissing,
     InvalidName,
     InvalidRequest,
-    PfsError,
+    RequestError,
     SlotExists,
     SlotLost,
     SlotNotFound,
@@ -207,18 +207,13 @@ class SlotFiles:
 
     def drop(self, name: str) -> None:
         """Remove a slot, durably, whatever its state.  Raises `SlotNotFound`."""
-        path = self._path(check_slot_name(name))
-        if name in self._locked:
+        self._unlink(check_slot_name(name))
+        if name in self._locked:  # not before: who gets the lock takes the slot for abandoned
             close_file(self._fs, self._locked.pop(name))
-        try:
-            with failing("rename", f"remove {path!r}"):
-                self._fs.unlink(path)
-        except FileMissing:
-            raise _not_found(name) from None
         self._sync_directory()
 
-    def is_abandoned(self, slot: Slot) -> bool:
-        """Whether a temporary slot is one of a process that has ended."""
+    def drop_if_abandoned(self, slot: Slot) -> bool:
+        """Remove a temporary slot of a process that has ended; whether it was one."""
         if not slot.temporary:
             return False
         try:
@@ -228,10 +223,14 @@ class SlotFiles:
         try:
             with failing("open", f"lock {self._path(slot.name)!r}"):
                 self._fs.lock(descriptor)
-        except PfsError:
+            if not self._is_at_its_path(slot.name, descriptor):  # another one has its name by now
+                return False
+            self._unlink(slot.name)
+        except RequestError:
             return False
         finally:
             close_file(self._fs, descriptor)
+        self._sync_directory()
         return True
 
     # ------------------------------------------------------------------------------------------ files
@@ -241,6 +240,18 @@ class SlotFiles:
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"
+
+    def _is_at_its_path(self, name: str, descriptor: int) -> bool:
+        with failing("look", f"look at slot {name!r}"):
+            mine, there = self._fs.fstat(descriptor), self._fs.stat(self._path(name))
+        return (mine.device, mine.inode) == (there.device, there.inode)
+
+    def _unlink(self, name: str) -> None:
+        try:
+            with failing("rename", f"remove slot {name!r}"):
+                self._fs.unlink(self._path(name))
+        except FileMissing:
+            raise _not_found(name) from None
 
     def _open(self, name: str) -> int:
         try:

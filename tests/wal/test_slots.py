@@ -250,7 +250,8 @@ def test_a_slot_that_cannot_be_made_is_not_there() -> None:
             SlotFiles(fs).create("a", temporary=True)
         except PfsError:
             fs.faults.clear()
-            assert all(slot.state != "held" for slot in SlotFiles(fs).all() if not SlotFiles(fs).is_abandoned(slot))
+            slots = SlotFiles(fs)
+            assert all(slot.state != "held" for slot in slots.all() if not slots.drop_if_abandoned(slot))
             assert fs.open_descriptors == {}
         if not fault.struck:
             break
@@ -293,13 +294,48 @@ def test_a_slot_that_is_dropped_while_slots_are_listed_is_not_among_them(fs: Sim
 def test_a_temporary_slot_is_held_as_long_as_its_maker_lives(fs: SimulatedFileSystem) -> None:
     maker, other = SlotFiles(fs), SlotFiles(fs)
     slot = maker.create("a", temporary=True)
-    assert not other.is_abandoned(slot)
-    assert not other.is_abandoned(other.create("b"))
+    assert not other.drop_if_abandoned(slot)
+    assert not other.drop_if_abandoned(other.create("b"))
+    assert [slot.name for slot in maker.all()] == ["a", "b"]
     [descriptor] = fs.open_descriptors
     fs.close(descriptor)  # as the end of its process does
-    assert other.is_abandoned(slot)
-    other.drop("a")
-    assert not other.is_abandoned(slot)
+    assert other.drop_if_abandoned(slot)
+    assert [slot.name for slot in maker.all()] == ["b"]
+    assert not other.drop_if_abandoned(slot)
+
+
+@pytest.mark.parametrize("moment", ["open", "lock"])
+def test_a_slot_that_gets_the_name_of_an_ended_one_is_not_taken_for_that(fs: SimulatedFileSystem, moment: str) -> None:
+    maker, other = SlotFiles(fs), SlotFiles(fs)
+    slot = maker.create("a", temporary=True)
+
+    def replace(operation: Operation) -> None:
+        if operation.name == moment and operation.path == "pfs_slots/a":
+            fs.on_operation = None
+            maker.drop("a")
+            maker.create("a", REDO + 8, temporary=True)
+
+    fs.on_operation = replace
+    assert not other.drop_if_abandoned(slot)
+    assert fs.on_operation is None
+    assert other.get("a").lsn == REDO + 8
+    maker.drop("a")
+
+
+def test_a_slot_is_gone_before_its_lock_is(fs: SimulatedFileSystem) -> None:
+    maker, other = SlotFiles(fs), SlotFiles(fs)
+    slot = maker.create("a", temporary=True)
+    found = []
+
+    def look(operation: Operation) -> None:
+        fs.on_operation = None
+        found.append(other.drop_if_abandoned(slot))
+        fs.on_operation = look
+
+    fs.on_operation = look
+    maker.drop("a")
+    assert found
+    assert not any(found)
 
 
 def test_the_maker_of_a_temporary_slot_drops_it(fs: SimulatedFileSystem) -> None:
@@ -438,9 +474,6 @@ def test_a_slot_that_holds_nothing_back_is_not_given_up_for_space() -> None:
 def test_a_slot_that_is_dropped_while_it_is_given_up_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log(slot_bytes=SIZE)
     log.hold("a", 2)
-    log.slots.create("b", temporary=True)
-    for descriptor in list(log.fs.open_descriptors):
-        log.fs.close(descriptor)
     really = SlotFiles.all
 
     def gone(slots: SlotFiles) -> list[Slot]:
@@ -451,7 +484,6 @@ def test_a_slot_that_is_dropped_while_it_is_given_up_is_gone(monkeypatch: pytest
         return found
 
     monkeypatch.setattr(SlotFiles, "all", gone)
-    monkeypatch.setattr(SlotFiles, "is_abandoned", lambda self, slot: slot.temporary and not log.slots.drop("b"))
     log.retention.recycle(REDO, 9, 1)
     assert log.segments() == [5, 6, 7, 8, 9]
     assert log.retention.lost == 0
