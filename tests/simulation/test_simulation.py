@@ -223,7 +223,7 @@ def trust_the_count_of_stream_end(patch: pytest.MonkeyPatch) -> None:
     end = WriteService.end
 
     def end_with_what_came(self: WriteService, request: WriteRequest, message: Any) -> None:
-        if request.state == "collecting" and request.pages:
+        if request.state == "collecting" and request.pages and type(request) is WriteRequest:
             request.n = len(request.pages)
             message = type(message)(message.ref, request.n)
         end(self, request, message)
@@ -271,7 +271,9 @@ def go_on_with_the_batch_after_a_panic(patch: pytest.MonkeyPatch) -> None:
         for message in messages:
             self.on_receive(message)
 
+    write_group = checkpointer._write_group
     patch.setattr(BlockingActor, "on_batch", on_batch)
+    patch.setattr(checkpointer, "_write_group", lambda file, group, _: write_group(file, group, lambda: True))
 
 
 def acknowledge_until_the_panic_is_told(patch: pytest.MonkeyPatch) -> None:
