@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,10 +20,12 @@ from pfs.check import Finding, Progress, check
 from pfs.errors import CatalogDamaged, PageFileNotFound
 from pfs.files.catalog import read_catalog
 from pfs.files.posix import PosixFileSystem
+from pfs.wal.bodies import CREATE, DROP, RENAME, Create, Rename
 from pfs.wal.control_file import STATE_NAMES, STOPPED
 from pfs.wal.dump import Fields, human_line, json_line, select, statistics
 from pfs.wal.log_view import LogView
 from pfs.wal.lsn import format_lsn, parse_lsn
+from pfs.wal.records import Record, decode_body
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -32,7 +35,7 @@ def wal_dump(asked: argparse.Namespace) -> None:
     check_directory(asked.directory)
     fs = PosixFileSystem(asked.directory)
     view = LogView(fs)
-    file_id = None if asked.file is None else _file_id(fs, asked.file)
+    file_id = None if asked.file is None else _file_id(fs, view, asked.file)
     first = view.oldest() if asked.first is None else view.start_for(parse_lsn(asked.first))
     wanted = first if asked.first is None else parse_lsn(asked.first)
     stop = None if asked.stop is None else parse_lsn(asked.stop)
@@ -57,10 +60,10 @@ def wal_stat(asked: argparse.Namespace) -> Answer:
     fs = PosixFileSystem(asked.directory)
     view = LogView(fs)
     scan = view.scan(view.oldest())
-    found = statistics(scan)
+    names = _catalog_names(fs)
+    found = statistics(_noting_names(scan, names))
     end = view.end(scan)
     control, numbers = view.control, view.files.segments()
-    names = _names(fs)
     value: dict[str, object] = {
         "state": STATE_NAMES.get(control.state, f"unknown ({control.state})"),
         "valid_slots": sum(slot is not None for slot in view.slots),
@@ -151,8 +154,8 @@ def _cell(key: str, value: object) -> str:
     return f"{value:,}" if type(value) is int and key != "file_id" else str(value)
 
 
-def _names(fs: PosixFileSystem) -> dict[int, str]:
-    """The names of page files by id; none if the catalog cannot be read, as the log can be looked at without."""
+def _catalog_names(fs: PosixFileSystem) -> dict[int, str]:
+    """The names of page files by id, as the last checkpoint saved them; none if the catalog cannot be read."""
     try:
         catalog = read_catalog(fs)
     except CatalogDamaged:
@@ -160,9 +163,23 @@ def _names(fs: PosixFileSystem) -> dict[int, str]:
     return {entry.number: entry.name for entry in catalog.entries.values()} if catalog else {}
 
 
-def _file_id(fs: PosixFileSystem, name_or_id: str) -> int:
+def _noting_names(records: Iterable[Record], names: dict[int, str]) -> Iterator[Record]:
+    """The same records; what they say of names is noted on the way, so that it is as at the end of the log at last."""
+    for record in records:
+        if record.type in (CREATE, RENAME):
+            body = decode_body(record)
+            assert isinstance(body, Create | Rename)
+            names[record.file_id] = body.name
+        elif record.type == DROP:
+            names.pop(record.file_id, None)
+        yield record
+
+
+def _file_id(fs: PosixFileSystem, view: LogView, name_or_id: str) -> int:
     """The id of a page file given by its name, or else by its id, which may be that of a file since dropped."""
-    for file_id, name in _names(fs).items():
+    names = _catalog_names(fs)
+    deque(_noting_names(view.scan(view.oldest()), names), maxlen=0)
+    for file_id, name in names.items():
         if name == name_or_id:
             return file_id
     if name_or_id.isascii() and name_or_id.isdecimal():

@@ -1,7 +1,7 @@
 """`Storage`: what the page file servers of a system stand on, started, recovered and ended together.
 
-The files of the directory, recovered from the log; the page table and the dirty pages; and the actors that fill and
-empty them: file workers, `BufferPool`, `WalServer` with its `LogDevice`, `Checkpointer`.
+The files of the directory, recovered from the log; the page table and the dirty pages; the actors that fill and empty
+them: file workers, `BufferPool`, `WalServer` with its `LogDevice`, `Checkpointer`; and the `CatalogServer`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pfs.actors import Address, Runtime
 from pfs.actors.buffer_pool import BufferPool, Waiting
-from pfs.actors.checkpointer import Checkpointer, Dirtied, MakeCheckpoint
+from pfs.actors.catalog_server import CatalogServer, ServedFile
+from pfs.actors.checkpointer import Checkpointer, Dirtied
 from pfs.actors.file_worker import VirtualFileWorker
 from pfs.actors.monitors import tell_if_alive
 from pfs.actors.reference import Ref
@@ -21,11 +22,11 @@ from pfs.actors.wal_server import LogDevice, WalServer
 from pfs.actors.write_room import WriteRoom
 from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_table import PageTable
-from pfs.errors import PfsError
+from pfs.errors import CorruptionFound, PfsError
+from pfs.files.catalog import CatalogEntry
 from pfs.files.checked_file import CheckedFile
 from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
-from pfs.protocol import RequestFailed
 from pfs.wal.heal import FoundPage, find_page
 from pfs.wal.recovery import Progress, StartedLog, start_log
 from pfs.wal.retention import Retention
@@ -61,7 +62,7 @@ def recover(
         progress=progress,
     )
     try:
-        store.remove_strays()
+        store.catalog.remove_strays()
     except BaseException:
         started.files.close()
         started.control.close()
@@ -72,7 +73,9 @@ def recover(
 class Storage:
     """Everything below the servers (see the module).
 
-    `page_counts` gives the page counts of the open files; `panic` is called with what ends the system.
+    `served`: the open page files by id, which the system fills; `panic` is called with what ends the system.
+
+    Raises what `start_log` and `PageFileStore` raise.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Storage:
         directory: str | PathLike[str] | FileSystem,
         options: SystemOptions,
         runtime: Runtime,
-        page_counts: Callable[[], dict[int, int]],
+        served: dict[int, ServedFile],
         panic: Callable[[BaseException], None],
         progress: Callable[[Progress], None] | None,
     ) -> None:
@@ -93,17 +96,23 @@ class Storage:
             undo.callback(self.started.control.close)
             undo.callback(self.started.files.close)
             self.slots = SlotFiles(self.store.file_system)
+            page_counts = self._page_counts()
             undo.pop_all()
         self.table: PageTable[Waiting] = PageTable(options.buffer_bytes)
         self.dirty = DirtyPages()
-        self.open_files: dict[int, CheckedFile] = {}
+        self.open_files: dict[int, CheckedFile] = self.store.open_files
         files = self.started.files
         self.log = SharedLog(
-            self.started.buffer, options.wal, files.segment_size, self.started.redo_lsn, self.started.next_transaction
+            self.started.buffer,
+            options.wal,
+            files.segment_size,
+            self.started.redo_lsn,
+            self.started.next_transaction,
+            page_counts,
         )
         self.retention = Retention(files, self.slots, options.wal.slot_bytes)
         self.log.buffer.dirty = self.dirty
-        self.log.keep_room_for(len(self.open_files))
+        self.log.keep_room_for(len(page_counts))
         self.write_room = WriteRoom(self.dirty, self.log, options.dirty_bytes)
         start: Any = runtime.start
         readers = [start(VirtualFileWorker) for _ in range(options.read_workers)]
@@ -124,32 +133,58 @@ class Storage:
             self.wal,
             keeper,
             self.writer_of,
-            self.store.sync,
-            page_counts,
+            self.store.catalog,
+            self.store.make_durable,
+            self.store.remove,
             panic,
             options.dirty_bytes // 2,
             self.write_room,
             self.images,
+        )
+        self.catalog: Address = start(
+            CatalogServer,
+            self.store.catalog,
+            self.log,
+            self.wal,
+            self.checkpointer,
+            self.table,
+            self.dirty,
+            served,
+            panic,
         )
 
     def writer_of(self, file_id: int) -> Address:
         """The worker that makes all changes of a page file, one after the other."""
         return cast(Address, self._writers[file_id % len(self._writers)])
 
-    def file_opened(self, file_id: int, file: CheckedFile) -> None:
-        """A page file is served from now on."""
-        self.open_files[file_id] = file
-        self.log.keep_room_for(len(self.open_files))
+    def _page_counts(self) -> dict[int, int]:
+        """The committed pages of every page file, by id; and no number is used again.
 
-    def file_closed(self, file_id: int) -> None:
-        """It is not any more, and has no dirty pages."""
-        del self.open_files[file_id]
-        self.log.keep_room_for(len(self.open_files))
+        A catalog that lacks one of them would make strays of its files, so it is refused before they are removed.
+        """
+        catalog, counts = self.store.catalog, self.started.page_counts
+        catalog.table = catalog.table.above(self.started.next_file_id - 1)
+        entries = catalog.table.by_number()
+        missing = sorted(counts.keys() - entries.keys())
+        if missing:
+            raise CorruptionFound(
+                f"the WAL counts the pages of page file {missing[0]}, which the catalog does not have: it is not the "
+                "catalog that belongs to this WAL; restore the directory from a backup"
+            )
+        return {number: counts[number] if number in counts else self._count(entry) for number, entry in entries.items()}
+
+    def _count(self, entry: CatalogEntry) -> int:
+        """The pages of a file that was there before the log was, or before it counted them."""
+        try:
+            return self.store.open_any(entry, repair=False).block_count()
+        finally:
+            self.store.close_file(entry.number)
 
     def _heal(self, file_id: int, pgid: int) -> FoundPage | None:
         """A page that is damaged on disk, as the log has it; None if it does not.  May block."""
+        file = self.open_files.get(file_id)
         try:
-            record = self.open_files[file_id].page_record(pgid)
+            record = file.page_record(pgid) if file is not None else None
         except PfsError:
             return None
         log = self.log
@@ -159,16 +194,13 @@ class Storage:
         tell_if_alive(self.checkpointer, Dirtied())
 
     def kill(self, error: PfsError) -> None:
-        """The system has failed: nothing more may be written, and who waits for a checkpoint gets the error."""
-        checkpointer = cast("Ref[Checkpointer]", self.checkpointer)
-        if checkpointer._actor is not None:
-            unhandled = [each for each in checkpointer.items if isinstance(each, MakeCheckpoint)]
-            for message in checkpointer._actor.waiting() + unhandled:
-                if message.reply_to is not None:
-                    message.reply_to.tell(RequestFailed(message.token, error))
+        """The system has failed: nothing more may be written, and who waits for something gets the error."""
+        for ref in (cast("Ref[Checkpointer]", self.checkpointer), cast("Ref[CatalogServer]", self.catalog)):
+            if ref._actor is not None:
+                ref._actor.refuse_all(error)
         for worker in self._blocking:
             worker.kill()
-        for actor in (self.wal, self.checkpointer):
+        for actor in (self.wal, self.checkpointer, self.catalog):
             cast(Any, actor).kill()
 
     def pool_stats(self) -> dict[str, int]:

@@ -5,6 +5,7 @@ System
 |-- VirtualFileWorker "read-0", ...   wait for disks, for reads
 |-- VirtualFileWorker "write-0", ...  wait for disks, for writes and syncs
 |-- BufferPool                        fills the page table
+|-- CatalogServer                     creates, renames and drops page files
 `-- PageFileServer                    one for each open page file, with its Streams
 ```
 
@@ -31,6 +32,7 @@ import msgspec
 import pykka
 
 from pfs.actors import Address, Runtime, Scheduler
+from pfs.actors.catalog_server import CreateEntry, DropEntry, RenameEntry, ServedFile, server_name
 from pfs.actors.checkpointer import MakeCheckpoint
 from pfs.actors.monitors import tell_if_alive
 from pfs.actors.page_file_server import Fail, PageFileServer, ServedObserver
@@ -39,9 +41,22 @@ from pfs.actors.requests import ServerOptions, check_number
 from pfs.backup import BackupReport, backup, destination_in
 from pfs.cache.page_file_state import PageFileState
 from pfs.calls import Call, SimpleCall, ThreadClient
-from pfs.errors import FatalError, InvalidRequest, PageSizeMismatch, PfsError, SystemFailed, SystemStopped
+from pfs.errors import (
+    CorruptionFound,
+    FatalError,
+    InvalidRequest,
+    PageFileNotFound,
+    PageSizeMismatch,
+    PfsError,
+    RequestError,
+    SystemFailed,
+    SystemStopped,
+)
+from pfs.files.catalog import CatalogEntry
+from pfs.files.catalog_table import check_name
+from pfs.files.segments import DEFAULT_BLOCK_SIZE
 from pfs.page_file import PageFile
-from pfs.protocol import Cancel, Stop, new_ref
+from pfs.protocol import Cancel, Stop, Sync, new_ref
 from pfs.storage import Storage
 from pfs.wal.lsn import check_page_fits, format_lsn
 from pfs.wal.recovery import Progress
@@ -114,10 +129,11 @@ class System:
         """What the first actors have met with while the others were being started."""
         self._local = threading.local()
         self._ended_clients: deque[ThreadClient] = deque()
-        self._files: dict[str, PageFile] = {}
+        self._served: dict[int, ServedFile] = {}
+        self._unsettled = False
         self.runtime = runtime if runtime is not None else Scheduler("pfs")
         try:
-            self._storage = Storage(directory, self.options, self.runtime, self._page_counts, self.panic, progress)
+            self._storage = Storage(directory, self.options, self.runtime, self._served, self.panic, progress)
         except BaseException:
             self.runtime.stop()
             raise
@@ -129,17 +145,9 @@ class System:
             self.stop()
             self._check()
 
-    def _page_counts(self) -> dict[int, int]:
-        counts: dict[int, int] = {}
-        for file in list(self._files.values()):
-            server = file.server._actor
-            if server is not None:
-                counts[file._state.file_id] = server.committed_page_count()
-        return counts
-
     def __repr__(self) -> str:
         state = "failed" if self._failed else "stopped" if self._stopped else "running"
-        return f"<System {self._store.name}: {state}, {len(self._files)} files open>"
+        return f"<System {self._store.name}: {state}, {len(self._served)} files open>"
 
     def __enter__(self) -> Self:
         return self
@@ -165,69 +173,88 @@ class System:
         `page_size`: of a new file (default 8192); of an existing one it must be the right one.  `read_only`: the
         handle refuses to write.  `repair`: a torn tail (the size is not a multiple of the page size) is cut off.
 
-        Raises `InvalidName`, `PageFileNotFound`, `PageSizeMismatch`, `InvalidRequest`, `FileDamaged`, `NoSpace`.
+        Raises `InvalidName`, `PageFileNotFound`, `PageSizeMismatch`, `InvalidRequest`, `FileDamaged`, `NoSpace`, and
+        `CorruptionFound` if pages that were committed are not there.
         """
         with self._changing("System.open()"):
-            known = self._files.get(name) if isinstance(name, str) else None  # the store refuses other names
-            if known is not None:
-                if page_size is not None and page_size != known.page_size:
-                    raise PageSizeMismatch(f"{name!r} has pages of {known.page_size} bytes, not {page_size}")
-                return PageFile(self, known.server, known._state, read_only)
-            storage = self._storage
+            catalog = self._store.catalog
+            entry = catalog.table.entries.get(check_name(name))
             if page_size is not None:
-                check_page_fits(page_size, storage.log.segment_bytes)
-            opened = self._store.open(name, create=create and not read_only, page_size=page_size, repair=repair)
-            state = PageFileState(
-                name,
-                opened.file_id,
-                opened.page_size,
-                opened.file.block_count(),
-                storage.table,
-                storage.dirty,
-                self.options.server.version_bytes,
-            )
-            storage.file_opened(opened.file_id, opened.file)
-            ref = self.runtime.start(
-                PageFileServer,
-                state,
-                opened.file,
-                storage.pool,
-                storage.log,
-                storage.wal,
-                storage.checkpointer,
-                storage.write_room,
-                storage.writer_of(opened.file_id),
-                storage.images,
-                self.panic,
-                self.options.server,
-                self._observer,
-                lambda: self._failed,
-            )
-            server = cast("Ref[PageFileServer]", ref)
-            self.runtime.register(f"pfs.server.{name}", server)
-            self._files[name] = PageFile(self, server, state)
-            return PageFile(self, server, state, read_only)
+                check_page_fits(page_size, self._storage.log.segment_bytes)
+            if entry is None:
+                if read_only or not create:
+                    raise PageFileNotFound(f"there is no page file {name!r}, and it was not to be created")
+                entry = self._create(name, DEFAULT_BLOCK_SIZE if page_size is None else page_size)
+            elif page_size is not None and page_size != entry.page_size:
+                raise PageSizeMismatch(f"{name!r} has pages of {entry.page_size} bytes, not {page_size!r}")
+            served = self._served.get(entry.number) or self._serve(entry, repair)
+            return PageFile(self, served.server, served.state, read_only)
+
+    def _create(self, name: str, page_size: int) -> CatalogEntry:
+        catalog = self._store.catalog
+        entry = catalog.make_file(name, page_size)
+        try:
+            self._change(CreateEntry, entry)
+        except RequestError:
+            catalog.remove_file(entry)  # after any other error it may have got its name, or get it yet
+            raise
+        return entry
+
+    def _serve(self, entry: CatalogEntry, repair: bool) -> ServedFile:
+        storage = self._storage
+        page_count = storage.log.page_counts[entry.number]
+        file = self._store.open(entry, page_count, repair=repair)
+        state = PageFileState(
+            entry.name,
+            entry.number,
+            entry.page_size,
+            page_count,
+            storage.table,
+            storage.dirty,
+            self.options.server.version_bytes,
+        )
+        ref = self.runtime.start(
+            PageFileServer,
+            state,
+            file,
+            storage.pool,
+            storage.log,
+            storage.wal,
+            storage.checkpointer,
+            storage.write_room,
+            storage.writer_of(entry.number),
+            storage.images,
+            self.panic,
+            self.options.server,
+            self._observer,
+            lambda: self._failed,
+        )
+        server = cast("Ref[PageFileServer]", ref)
+        served = self._served[entry.number] = ServedFile(server, state, file)
+        self.runtime.register(server_name(entry.name), server)
+        return served
 
     def names(self) -> list[str]:
         """The names of all page files, sorted."""
         with self._changing("System.names()"):
-            return self._store.names()
+            return self._store.catalog.names()
 
     def drop(self, name: str) -> None:
-        """Delete a page file; its open requests fail.  `PageFileNotFound`."""
+        """Delete a page file, durably; its open requests fail.
+
+        Its space is free after the next checkpoint.  Raises `InvalidName`, `PageFileNotFound`, `NoSpace`; after
+        `Timeout` the page file is there and usable, or gone.
+        """
         with self._changing("System.drop()"):
-            self._close_server(name)
-            self._store.drop(name)
+            self._change(DropEntry, name)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Give a page file another name; its server is stopped and must be opened anew.
+        """Give a page file another name, durably; handles that are open go on under the new name.
 
-        Raises `PageFileNotFound`, `PageFileExists`, `InvalidName`.
+        Raises `InvalidName`, `PageFileNotFound`, `PageFileExists`, `NoSpace`.
         """
         with self._changing("System.rename()"):
-            self._store.check_rename(name, new_name)
-            self._close_server(name)
-            self._store.rename(name, new_name)
+            self._change(RenameEntry, name, new_name)
 
     @contextmanager
     def _changing(self, what: str) -> Iterator[None]:
@@ -235,22 +262,32 @@ class System:
         self.runtime.refuse_in_handler(what)
         with self._lock:
             self._check()
+            self._settle()
             try:
                 yield
+            except CorruptionFound:
+                raise  # of one page file; nothing was changed
             except FatalError as error:  # only recovery can tell now which files there are
                 self.panic(error)
                 raise
 
-    def _close_server(self, name: str) -> None:
-        file = self._files.pop(name, None)
-        if file is not None:
-            self._quiesce(file)
-            file.server.stop(timeout=self.options.call_timeout)
-            file_id = file._state.file_id
-            self.checkpoint()
-            self._storage.table.discard(file_id, 0, SystemStopped(f"{name!r} was closed"))
-            self._storage.file_closed(file_id)
-            self._store.close_file(name)
+    def _change(self, change: Callable[..., Any], *arguments: Any) -> None:
+        """Have the catalog changed; raises what it was refused with, or `Timeout`."""
+        self._unsettled = True
+        self._ask_catalog(change, *arguments)
+        self._unsettled = False
+
+    def _settle(self) -> None:
+        """Wait until it is known what became of a change that nobody waited for to its end."""
+        if self._unsettled:
+            self._ask_catalog(Sync)
+            self._unsettled = False
+
+    def _ask_catalog(self, message_class: Callable[..., Any], *arguments: Any) -> None:
+        call = SimpleCall(new_ref())
+        client = self.thread_client()
+        server = cast("Ref[Any]", self._storage.catalog)
+        self.perform(server, client, call, message_class(call.ref, client, *arguments), None)
 
     # -- the log
 
@@ -293,8 +330,10 @@ class System:
         destination that cannot be.
         """
         with self._changing("System.backup()"):
-            for file in list(self._files.values()):
-                file.sync()  # what was acknowledged with durability "memory", too
+            for served in list(self._served.values()):
+                PageFile(
+                    self, served.server, served.state
+                ).sync()  # what was acknowledged with durability "memory", too
         source = self._store.file_system
         if isinstance(destination, (str, PathLike)):
             return backup(source, destination_in(destination, source), progress)
@@ -319,9 +358,9 @@ class System:
     def stats(self) -> dict[str, Any]:
         """Nested counters of everything: files, buffer pool, virtual files, actors."""
         files = {}
-        for name, file in list(self._files.items()):
-            stat = file.stat()
-            files[name] = {"page_size": stat.page_size, "page_count": stat.page_count, **stat.counters}
+        for served in list(self._served.values()):
+            stat = PageFile(self, served.server, served.state).stat()
+            files[stat.name] = {"page_size": stat.page_size, "page_count": stat.page_count, **stat.counters}
         return {
             "files": files,
             "buffer_pool": self._storage.pool_stats(),
@@ -406,8 +445,8 @@ class System:
         self._failed = SystemFailed(message, cause)
         logger.critical(message)
         self._storage.kill(self._failed)
-        for file in list(self._files.values()):
-            tell_if_alive(file.server, Fail(self._failed))
+        for served in list(self._served.values()):
+            tell_if_alive(served.server, Fail(self._failed))
 
     def stop(self, timeout: float = 30.0) -> None:
         """Finish what is being written, sync, stop all actors and unlock the directory.  Safe to call twice."""
@@ -416,9 +455,10 @@ class System:
             if self._stopped:
                 return
             if self._failed is None:
-                for file in list(self._files.values()):
-                    self._quiesce(file)
+                for served in list(self._served.values()):
+                    self._quiesce(PageFile(self, served.server, served.state))
                 try:
+                    self._settle()
                     self.checkpoint(timeout=timeout, shutdown=True)
                 except PfsError as error:
                     logger.error("no last checkpoint was made, so the next start recovers from the log: %s", error)

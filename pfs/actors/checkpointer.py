@@ -7,7 +7,8 @@ is used again.  Both are spread out: a few groups of pages are on their way to t
 them but the checkpoint.
 
 Order, each step after the one before has succeeded: log flushed; dirty pages with a first LSN below the redo point
-written; data files synced; CHECKPOINT record flushed; control file written and synced; log segments recycled that no
+written; data files synced, and the catalog saved as it was at the redo point; CHECKPOINT record flushed; control file
+written and synced; files of page files that were dropped before the redo point removed; log segments recycled that no
 slot needs (`pfs.wal.retention`).
 Before a block of a sidecar is changed for the first time after a checkpoint has written its last block, its image as it
 is on disk is logged, and made durable (`pfs.wal.sidecar` says why).  The reserve of the log is for these records.
@@ -32,9 +33,12 @@ from pfs.actors.monitors import tell_if_alive
 from pfs.actors.wal_server import RoomMade, RoomNotMade, TellWhenShort, WalFlush, WalFlushed, WalRefused, WalRoomMade
 from pfs.actors.write_room import WriteRoom
 from pfs.cache.dirty_pages import DirtyPages, DirtyRun
-from pfs.errors import NoSpace, PfsError, RequestError
+from pfs.errors import NoSpace, PfsError, RequestError, SystemFailed
+from pfs.files.catalog import Catalog, CatalogEntry
+from pfs.files.catalog_table import CatalogTable
 from pfs.files.checked_file import CheckedFile
 from pfs.files.sidecar_file import Blocks
+from pfs.protocol import RequestFailed
 from pfs.wal.bodies import SidecarImage
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.control_file import ControlFile
@@ -91,6 +95,14 @@ class GiveCredit(msgspec.Struct, frozen=True, gc=False):
     """To a server that had to hold writers back: the log has room again."""
 
 
+class RemoveFile(msgspec.Struct, frozen=True, gc=False):
+    """Remove the files of a page file that was dropped, of which no page is dirty, when a recovery needs them no more:
+    after a checkpoint whose redo point is past the DROP, which is at `lsn`."""
+
+    entry: CatalogEntry
+    lsn: int
+
+
 class _Tick(msgspec.Struct, frozen=True, gc=False):
     """To itself: it is time for a checkpoint, unless one was made lately."""
 
@@ -131,8 +143,8 @@ class Checkpointer(Actor):
     """Writes dirty pages and makes checkpoints (see the module).
 
     `files`: the open page files by id, shared with the system.  `writer_of`: the worker that makes all changes of a
-    file.  `sync`: makes the data files durable, and returns when that is so.  `page_counts`: of the open files, by id,
-    when all that is committed is published.
+    file.  `make_durable`: makes the data files and a catalog durable, and returns when that is so.  `remove`: removes
+    the files of a dropped page file.
     """
 
     inline = True
@@ -147,8 +159,9 @@ class Checkpointer(Actor):
         wal: Address,
         keeper: Address,
         writer_of: Callable[[int], Address],
-        sync: Callable[[], None],
-        page_counts: Callable[[], dict[int, int]],
+        catalog: Catalog,
+        make_durable: Callable[[CatalogTable], None],
+        remove: Callable[[CatalogEntry], None],
         panic: Callable[[BaseException], None],
         dirty_soft_bytes: int,
         room: WriteRoom,
@@ -163,8 +176,9 @@ class Checkpointer(Actor):
         self._wal = wal
         self._keeper = keeper
         self._worker_of = writer_of
-        self._sync = sync
-        self._page_counts = page_counts
+        self._catalog = catalog
+        self._make_durable = make_durable
+        self._remove = remove
         self._panic = panic
         self._soft = dirty_soft_bytes
         self._room = room
@@ -178,6 +192,8 @@ class Checkpointer(Actor):
         self._flushing = False
         self._phase: Phase = "idle"
         self._redo = 0
+        self._table = catalog.table
+        self._dropped: list[RemoveFile] = []
         self._place: Place | None = None
         self._shutdown = False
         self._wanted: list[MakeCheckpoint] = []
@@ -204,6 +220,8 @@ class Checkpointer(Actor):
             case CutFile():
                 self._changed = True
                 self._cuts.append(message)
+            case RemoveFile():
+                self._dropped.append(message)
             case _Tick():
                 self._tick()
             case _Retry():
@@ -223,10 +241,14 @@ class Checkpointer(Actor):
         """Without checkpoints the log would only grow."""
         assert exception_value is not None
         self._panic(exception_value)
+        self.refuse_all(SystemFailed(f"the checkpointer failed: {exception_value!r}", exception_value))
 
-    def waiting(self) -> list[MakeCheckpoint]:
-        """Who waits for a checkpoint."""
-        return self._making + self._wanted
+    def refuse_all(self, error: PfsError) -> None:
+        """The system has failed: answer whoever waits for a checkpoint."""
+        unhandled = [each for each in self.actor_ref.items if isinstance(each, MakeCheckpoint)]
+        for message in self._making + self._wanted + unhandled:
+            if message.reply_to is not None:
+                tell_if_alive(message.reply_to, RequestFailed(message.token, error))
 
     def _keep_time(self) -> None:
         if self._changed and not self._ticking and self._phase == "idle":
@@ -295,7 +317,7 @@ class Checkpointer(Actor):
             self._wal.tell(WalFlush(None, self._actor_ref, "writing"))
 
     def _sync_files(self) -> None:
-        self._worker_of(0).tell(Carry(self._sync, self._actor_ref, "syncing"))
+        self._worker_of(0).tell(Carry(partial(self._make_durable, self._table), self._actor_ref, "syncing"))
 
     def _send(self, group: Group) -> None:
         """Have a group written, after the sidecar blocks that it changes are in the log."""
@@ -367,6 +389,7 @@ class Checkpointer(Actor):
             self._record()
         elif token == "controlling":
             self._phase = "recycling"
+            self._remove_dropped()
             self._recycle()
         elif token == "recycling":
             self._made(result)
@@ -386,6 +409,17 @@ class Checkpointer(Actor):
             call = partial(_cut_file, self._files[message.file_id], message.n)
             self._worker_of(message.file_id).tell(Carry(call, self._actor_ref, _Cut(message)))
 
+    def _remove_dropped(self) -> None:
+        """The checkpoint is recorded: a recovery begins behind these DROPs."""
+        gone = [
+            each
+            for each in self._dropped
+            if each.lsn < self._redo and not self._dirty.writes_under_way(each.entry.number)
+        ]
+        for each in gone:
+            self._dropped.remove(each)
+            self._keeper.tell(Carry(partial(self._remove, each.entry), self._actor_ref, "removing"))
+
     # -- checkpoints
 
     def _begin(self) -> None:
@@ -397,6 +431,7 @@ class Checkpointer(Actor):
         self._making, self._wanted = self._wanted, []
         self._shutdown = any(each.shutdown for each in self._making)
         self._redo = self._log.buffer.redo_point()
+        self._table = self._catalog.table
         self._last = self.scheduler.now()
         self._changed = False
         self._wal.tell(WalFlush(None, self._actor_ref, "flushing"))
@@ -433,8 +468,8 @@ class Checkpointer(Actor):
             self._place = insert_checkpoint(
                 buffer,
                 redo_lsn=self._redo,
-                page_counts=self._page_counts(),
-                next_file_id=1,
+                page_counts=self._log.page_counts,
+                next_file_id=self._catalog.next_number,
                 next_transaction=self._log.next_transaction(),
                 shutdown=self._shutdown,
             )

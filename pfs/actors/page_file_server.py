@@ -131,6 +131,7 @@ class PageFileServer(Actor):
         self._armed = False
         self._looking_for_idle = False
         self._active = True
+        self._retired: PfsError | None = None
         self._failed: PfsError | None = None
         self._failed_at: Any = None
         self._stopping: list[Stop] = []
@@ -358,8 +359,9 @@ class PageFileServer(Actor):
     # -- other messages
 
     def _start(self, message: Start) -> None:
-        if self._failed is not None:
-            self._refuse_call(message, self._failed)
+        error = self._failed or self._retired
+        if error is not None:
+            self._refuse_call(message, error)
             return
         self._active = True
         self._answer(message.client, Done(message.ref))
@@ -411,9 +413,23 @@ class PageFileServer(Actor):
         self._answer(message.client, reply)
         return reply
 
-    def committed_page_count(self) -> int:
-        """The page count when all that is committed is published; for the checkpointer, under the drive lock."""
-        return self._writes.committed_page_count
+    @property
+    def is_active(self) -> bool:
+        """Whether it takes requests."""
+        return self._active
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it takes no requests, and nothing that changes the file is on its way."""
+        return not self._active and not self._writes.applying
+
+    def retire(self, error: PfsError) -> None:
+        """Never take requests again (`Start` fails with this error); for the catalog's actor, when it is quiet.
+
+        Called directly, under the drive lock: no COMMIT of the file may be logged after its DROP.
+        """
+        assert self.is_quiet
+        self._retired = error
 
     def stat(self, ref: int = 0) -> StatReply:
         """What `Stat` answers; also as the return value of a Pykka `ask(Stat(...))`."""

@@ -133,8 +133,6 @@ class WriteService:
         """What part of that the log has been asked for."""
         self._durable = 0
         """How far the log is known to be durable."""
-        self._tail = core.state.page_count
-        """Where the next append begins: the page count when all that is committed is published."""
         self._alone: deque[TruncateMessage | BulkAppend] = deque()
         """Truncations and bulk appends that wait until nothing is being logged."""
         self._truncating: list[TruncateMessage] = []
@@ -330,7 +328,7 @@ class WriteService:
         self._core.dirtied()  # a checkpoint may make room
 
     def _commit(self, request: WriteRequest) -> None:
-        buffer, tail = self._log.buffer, self._tail
+        buffer, tail = self._log.buffer, self.tail
         if request.append:
             self._check_growth(tail, request.n)
         pgid = tail if request.append else request.pgid
@@ -343,7 +341,7 @@ class WriteService:
             page_count,
             bulk=isinstance(request, BulkAppend),
         )
-        request.pgid, self._tail = pgid, page_count
+        request.pgid, self.tail = pgid, page_count
         request.lsn = place.lsn
         request.first_lsn = buffer.first_lsn(request.transaction)
         request.state = "committed"
@@ -543,7 +541,7 @@ class WriteService:
         while self._alone:
             message = self._alone.popleft()
             if isinstance(message, BulkAppend):
-                self._bulk.begin(message, self._tail, self._log.buffer.next_lsn)
+                self._bulk.begin(message, self.tail, self._log.buffer.next_lsn)
                 self._invite(message)
                 return
             try:
@@ -567,13 +565,13 @@ class WriteService:
         except NoSpace:
             self._wait_for_room(TruncationRoom(message))
             return
-        self._tail = n  # in the same step, since a checkpoint records the page counts that go with the end of the log
+        self.tail = n
         self._core.tell_worker(self._wal, WalFlush(place.end, self._core.ref, Truncated(message)))
 
     def _truncate_logged(self, message: TruncateMessage) -> None:
         """The TRUNCATE record is durable: the file is shorter from now on."""
         state = self._core.state
-        n = self._tail
+        n = self.tail
         outcomes, failed = state.truncate(n)
         self._core.settle(outcomes)
         self._reads.fail_cuts(failed)
@@ -595,9 +593,13 @@ class WriteService:
     # -- inspection
 
     @property
-    def committed_page_count(self) -> int:
-        """The page count when all that is committed is published."""
-        return self._tail
+    def tail(self) -> int:
+        """Where the next append begins: the page count when all that is committed is published."""
+        return self._log.page_counts[self._core.state.file_id]
+
+    @tail.setter
+    def tail(self, page_count: int) -> None:
+        self._log.page_counts[self._core.state.file_id] = page_count
 
     @property
     def applying(self) -> int:

@@ -24,13 +24,13 @@ import os
 from collections.abc import Callable
 
 from pfs.check.findings import Finding, Findings, Recovery, Report
-from pfs.check.log import check_log
+from pfs.check.log import LogFacts, check_log
 from pfs.check.pages import DamagedPage, check_pages
 from pfs.check.repair import repair as carry_repair_out
 from pfs.check.strays import check_strays
 from pfs.errors import FatalError, FileDamaged, PfsError
 from pfs.files.catalog import CATALOG_FILE, PAGE_FILES, read_catalog
-from pfs.files.catalog_table import CatalogEntry, CatalogTable
+from pfs.files.catalog_table import CatalogTable
 from pfs.files.filesystem import FileSystem
 from pfs.files.posix import PosixFileSystem
 from pfs.files.relation import parse_file_name
@@ -38,7 +38,6 @@ from pfs.files.store import lock_directory
 from pfs.wal.blocking_io import close_file
 from pfs.wal.control_file import STATE_NAMES
 from pfs.wal.recovery import Progress
-from pfs.wal.redo import Plan
 
 __all__ = ["Finding", "Progress", "Recovery", "Report", "check"]
 
@@ -90,7 +89,7 @@ def _look(
         found = Findings()
         saved = _check_catalog(fs, found)
         log = check_log(fs, found, progress)
-        catalog = saved if saved is None or log.plan is None else _recovered(saved, log.plan)
+        catalog = _recovered_catalog(saved, log, found) if saved else None
         report = Report(state=STATE_NAMES.get(log.state, "unknown") if log.state else "there is no log")
         damaged = check_pages(fs, catalog, log, found, report, segment_bytes, progress) if catalog else []
         check_strays(fs, catalog, log, found)
@@ -118,15 +117,20 @@ def _check_catalog(fs: FileSystem, found: Findings) -> CatalogTable | None:
     return catalog
 
 
-def _recovered(catalog: CatalogTable, plan: Plan) -> CatalogTable:
-    """The catalog as recovery will leave it."""
-    entries = {entry.number: entry for entry in catalog.entries.values()}
-    for change in plan.catalog.values():
-        before = entries.pop(change.file_id, None)
-        page_size = before.page_size if before is not None else change.page_size
-        if not change.dropped and change.name is not None and page_size is not None:
-            entries[change.file_id] = CatalogEntry(change.name, change.file_id, page_size)
-    return CatalogTable({entry.name: entry for entry in entries.values()}, catalog.next_number)
+def _recovered_catalog(catalog: CatalogTable, log: LogFacts, found: Findings) -> CatalogTable:
+    """The catalog as recovery will make it: its file is as old as a checkpoint."""
+    if log.plan is None:
+        return catalog
+    try:
+        catalog = catalog.after(log.plan.catalog.values())
+    except PfsError as error:
+        found.add("catalog", CATALOG_FILE, str(error))
+        return catalog
+    missing = sorted(log.plan.page_counts.keys() - catalog.by_number().keys())
+    if missing:
+        message = f"it lacks page files whose pages the log counts, of ids {', '.join(map(str, missing))}"
+        found.add("catalog", CATALOG_FILE, f"{message}: it is not the one that belongs to this log")
+    return catalog
 
 
 def _is_among(finding: Finding, others: list[Finding]) -> bool:

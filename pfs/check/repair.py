@@ -58,7 +58,7 @@ def repair(
                 _stop(log)
             finally:
                 _close(log)
-        store.remove_strays()
+        store.catalog.remove_strays()
 
 
 def _lengthen(fs: FileSystem, entry: CatalogEntry, page_count: int, layout: SegmentLayout) -> None:

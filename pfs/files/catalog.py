@@ -3,11 +3,14 @@
 A page file is the main fork of a relation, `base/5/16384` and so on; the catalog says which name means which relation,
 and with which page size.  Its content and format are `pfs.files.catalog_table`; this module keeps it on disk.
 
-What a crash can leave:
+While a system runs, `Catalog.table` is the truth; it is replaced in the step that logs a change
+(`pfs.actors.catalog_server`).  The catalog's file is as old as the last checkpoint, or a little newer: each checkpoint
+saves the table as it was at its redo point, after the log before that is durable, and recovery does again what the log
+says since.  What a crash can leave:
 
 * The catalog's file is replaced as a whole: there is the old one or the new one.
-* Creation makes the relation's file and syncs it, then writes the catalog.  Dropping writes the catalog, then removes
-  the files.  So every name has its file; what may be left over are files without a name, `strays`.
+* A relation's file is made, durably, before its CREATE is logged, and removed after a checkpoint past its DROP.  So
+  every name has its file; what may be left over are files without a name, `strays`.
 * The catalog is there before the first relation is.  If it is missing though there are relations, it was lost, and that
   is an error rather than an empty catalog, which would make all of them strays.
 
@@ -17,18 +20,18 @@ never become part of one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
-from pfs.errors import CatalogDamaged, FileMissing, PageFileNotFound, PageSizeMismatch, RequestError
+from pfs.errors import CatalogDamaged, FileMissing, RequestError
 from pfs.files import relation
-from pfs.files.catalog_table import DATABASE, CatalogEntry, CatalogTable, check_name, decode, encode
-from pfs.files.exclusive import Exclusive
+from pfs.files.catalog_table import DATABASE, CatalogEntry, CatalogTable, decode, encode, new_entry
 from pfs.files.filesystem import FileSystem
 from pfs.files.relation import DEFAULT_TABLESPACE, RelationAddress
-from pfs.files.segments import DEFAULT_BLOCK_SIZE
 from pfs.files.storage_manager import StorageManager
 from pfs.files.virtual_file import VirtualFilePool
 from pfs.wal.blocking_io import read_whole
+from pfs.wal.redo import CatalogChange
 
 __all__ = ["Catalog", "CatalogEntry"]
 
@@ -49,135 +52,58 @@ def read_catalog(fs: FileSystem) -> CatalogTable | None:
 
 
 class Catalog:
-    """The page files of a data directory.  Thread-safe; every call may block.
+    """The page files of a data directory.  All but `get`, `names` and `entries` may block.
 
-    Errors common to all changes, which then have not happened: `InvalidName`, `NoSpace`, `Busy`; and the fatal errors
-    of `pfs.files.virtual_file`, after which only a new start can tell.
+    Any thread may look; `make_file` and `remove_file` may be called by several threads at once, `save` by one.
+    Errors common to all that block: `NoSpace`, `Busy`; and the fatal errors of `pfs.files.virtual_file`.
     Raises on construction: `CatalogDamaged`.
     """
 
     def __init__(self, pool: VirtualFilePool, manager: StorageManager) -> None:
         self._pool = pool
         self._manager = manager
-        self._lock = Exclusive(pool.fs)
-        self._table = self._load()
+        self._mutex = pool.fs.mutex()
+        self._saved = self._load()
+        self.table = self._saved
+        """What is so now; replaced, never changed."""
         for parsed in map(relation.parse_file_name, self._files()):
             if parsed is not None:
-                self._table = self._table.above(parsed.number)
+                self.table = self.table.above(parsed.number)
+        self._next_number = self.table.next_number
+
+    # ------------------------------------------------------------------------------------------ names
 
     def get(self, name: str) -> CatalogEntry:
         """Raises `InvalidName`, `PageFileNotFound`."""
-        return self._table.get(name)
+        return self.table.get(name)
 
     def names(self) -> list[str]:
         """All names, sorted by code points."""
-        return sorted(self._table.entries)
+        return sorted(self.table.entries)
 
     def entries(self) -> list[CatalogEntry]:
         """All page files, sorted by name."""
-        table = self._table
+        table = self.table
         return [table.entries[name] for name in sorted(table.entries)]
 
-    def open(self, name: str, *, create: bool, page_size: int | None = None) -> CatalogEntry:
-        """The page file of this name; with `create` it is made if there is none.
+    @property
+    def next_number(self) -> int:
+        """The lowest number that no page file ever had, and no file that was made to become one."""
+        return max(self._next_number, self.table.next_number)
 
-        page_size: what it must have, or gets; None for any, and for 8192 bytes.
-        Raises `PageFileNotFound`, `PageSizeMismatch`, `InvalidRequest` (a page size that none can have).
-        """
-        with self._lock:
-            entry = self._table.entries.get(check_name(name))
-            if entry is None and not create:
-                raise PageFileNotFound(f"there is no page file {name!r}, and it was not to be created")
-            if entry is None:
-                return self._create(name, DEFAULT_BLOCK_SIZE if page_size is None else page_size)
-        if page_size is not None and page_size != entry.page_size:
-            raise PageSizeMismatch(f"page file {name!r} has pages of {entry.page_size} bytes, not {page_size!r}")
-        return entry
+    def redo(self, changes: Sequence[CatalogChange]) -> None:
+        """Let the table be as the log says, and those made since have their files.  Raises `CorruptionFound`."""
+        self.table = self.table.after(changes)
+        made = {change.file_id for change in changes if change.page_size is not None}
+        for entry in self.entries():
+            if entry.number in made:
+                self._make_file(entry, exist_ok=True)
 
-    def create(self, name: str, page_size: int = DEFAULT_BLOCK_SIZE) -> CatalogEntry:
-        """Make an empty page file.  Raises `PageFileExists`, `InvalidRequest` (the page size)."""
-        with self._lock:
-            return self._create(name, page_size)
-
-    def _create(self, name: str, page_size: int) -> CatalogEntry:
-        table = self._table.created(name, page_size)
-        entry = table.entries[name]
-        # Whatever comes of it, this number is used up.
-        self._table = self._table.above(entry.number)
-        try:
-            opened = self._manager.open(entry.address, page_size)
-            try:
-                self._manager.create(opened)
-                self._manager.immedsync(opened)
-            finally:
-                self._manager.close(opened)
-            self._save(table)
-        except RequestError:
-            self._remove_files(entry)
-            raise
-        return entry
-
-    def check_rename(self, name: str, new_name: str) -> None:
-        """Raise what stands against a rename: `InvalidName`, `PageFileNotFound`, `PageFileExists`."""
-        self._table.renamed(name, new_name)
-
-    def rename(self, name: str, new_name: str) -> None:
-        """Give a page file another name.  Raises `PageFileNotFound`, `PageFileExists`."""
-        with self._lock:
-            self._save(self._table.renamed(name, new_name))
-
-    def drop(self, name: str) -> None:
-        """Delete a page file.  Raises `PageFileNotFound`.  Files that cannot be removed now become strays."""
-        with self._lock:
-            entry = self._table.get(name)
-            self._save(self._table.dropped(name))
-            self._remove_files(entry)
-
-    def sync_names(self) -> None:
-        """Make durable that there are the files that there are.
-
-        For a start behind a process that was killed: it sees names that no sync has covered yet, and what it writes to
-        such a file would be lost with the name.
-        """
-        parts = PAGE_FILES.split("/")
-        for end in range(len(parts), -1, -1):
-            self._pool.sync_directory("/".join(parts[:end]))
-
-    def strays(self) -> list[str]:
-        """Paths of relations' files that belong to no page file, as a crash may leave them."""
-        with self._lock:
-            return self._strays()
-
-    def remove_strays(self) -> list[str]:
-        """Remove the files that `strays` names, durably; returns their paths."""
-        with self._lock:
-            strays = self._strays()
-            for path in reversed(strays):  # a relation's later segments before its first
-                self._pool.remove(path)
-            return strays
-
-    # ------------------------------------------------------------------------------------------ files
-
-    def _strays(self) -> list[str]:
-        known = {entry.number for entry in self._table.entries.values()}
-        files = self._files()
-        parsed = sorted(found for found in map(relation.parse_file_name, files) if found)
-        sidecars = sorted(number for number in map(relation.parse_sidecar_name, files) if number)
-        names = [relation.file_name(*found) for found in parsed if found.number not in known]
-        names += [relation.sidecar_name(number) for number in sidecars if number not in known]
-        return [f"{PAGE_FILES}/{name}" for name in names]
-
-    def _files(self) -> list[str]:
-        try:
-            return self._pool.list(PAGE_FILES)
-        except FileMissing:
-            return []
-
-    def _remove_files(self, entry: CatalogEntry) -> None:
-        with suppress(RequestError):
-            with suppress(FileMissing):
-                self._pool.remove(relation.sidecar_path(entry.address))
-            self._manager.unlink(entry.address)
+    def save(self, table: CatalogTable) -> None:
+        """Replace the catalog's file, if it says anything else.  Whether it did or failed, `table` stays the truth."""
+        if table != self._saved:
+            self._pool.crashsafe_overwrite(CATALOG_FILE, TEMPORARY_FILE, encode(table))
+            self._saved = table
 
     def _load(self) -> CatalogTable:
         try:
@@ -192,10 +118,74 @@ class Catalog:
                 f"({found[0]!r}, ...); restore it from a backup"
             )
         table = CatalogTable()
-        self._save(table)
+        self._pool.crashsafe_overwrite(CATALOG_FILE, TEMPORARY_FILE, encode(table))
         return table
 
-    def _save(self, table: CatalogTable) -> None:
-        """Make this the catalog.  Raises `NoSpace`, `Busy`: then it is not."""
-        self._pool.crashsafe_overwrite(CATALOG_FILE, TEMPORARY_FILE, encode(table))
-        self._table = table
+    # ------------------------------------------------------------------------------------------ files
+
+    def make_file(self, name: str, page_size: int) -> CatalogEntry:
+        """Make the file of a page file to be, empty and durable: a stray until the entry is in the table.
+
+        Raises what stands against the name: `InvalidName`, `PageFileExists`; `InvalidRequest` (the page size).
+        """
+        self.table.check_absent(name)
+        with self._mutex:
+            entry = new_entry(name, self.next_number, page_size)
+            self._next_number = entry.number + 1  # whatever comes of it, this number is used up
+        try:
+            self._make_file(entry, exist_ok=False)
+        except RequestError:
+            self.remove_file(entry)
+            raise
+        return entry
+
+    def _make_file(self, entry: CatalogEntry, *, exist_ok: bool) -> None:
+        opened = self._manager.open(entry.address, entry.page_size, repair=exist_ok)
+        try:
+            self._manager.create(opened, exist_ok=exist_ok)
+            self._manager.immedsync(opened)
+        finally:
+            self._manager.close(opened)
+
+    def remove_file(self, entry: CatalogEntry) -> None:
+        """Remove the files of what is no page file any more, or never became one.
+
+        Those that cannot be removed now stay as strays; only fatal errors are raised.
+        """
+        with suppress(RequestError):
+            with suppress(FileMissing):
+                self._pool.remove(relation.sidecar_path(entry.address))
+            self._manager.unlink(entry.address)
+
+    def sync_names(self) -> None:
+        """Make durable that there are the files that there are.
+
+        For a start behind a process that was killed: it sees names that no sync has covered yet, and what it writes to
+        such a file would be lost with the name.
+        """
+        parts = PAGE_FILES.split("/")
+        for end in range(len(parts), -1, -1):
+            self._pool.sync_directory("/".join(parts[:end]))
+
+    def strays(self) -> list[str]:
+        """Paths of relations' files that belong to no page file, as a crash may leave them."""
+        known = {entry.number for entry in self.table.entries.values()}
+        files = self._files()
+        parsed = sorted(found for found in map(relation.parse_file_name, files) if found)
+        sidecars = sorted(number for number in map(relation.parse_sidecar_name, files) if number)
+        names = [relation.file_name(*found) for found in parsed if found.number not in known]
+        names += [relation.sidecar_name(number) for number in sidecars if number not in known]
+        return [f"{PAGE_FILES}/{name}" for name in names]
+
+    def remove_strays(self) -> list[str]:
+        """Remove the files that `strays` names, durably; returns their paths.  Not while `make_file` may run."""
+        strays = self.strays()
+        for path in reversed(strays):  # a relation's later segments before its first
+            self._pool.remove(path)
+        return strays
+
+    def _files(self) -> list[str]:
+        try:
+            return self._pool.list(PAGE_FILES)
+        except FileMissing:
+            return []

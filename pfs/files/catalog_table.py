@@ -1,6 +1,7 @@
 """The catalog's content: which page file has which relation number and page size.  Plain code, no I/O.
 
-A `CatalogTable` is never changed; a change gives a new one, which becomes the catalog when it is on disk.
+A `CatalogTable` is never changed; a change gives a new one, which becomes the catalog in the step that logs the change.
+`after` does again what the log says that was changed.
 
 The file is text, so that a person can read it: lines of JSON, each ended by a newline.
 
@@ -24,16 +25,25 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 
-from pfs.errors import CatalogDamaged, InvalidName, PageFileExists, PageFileNotFound, PfsError, RequestTooLarge
+from pfs.errors import (
+    CatalogDamaged,
+    CorruptionFound,
+    InvalidName,
+    PageFileExists,
+    PageFileNotFound,
+    PfsError,
+    RequestTooLarge,
+)
 from pfs.files.relation import DEFAULT_TABLESPACE, FIRST_NORMAL_NUMBER, MAX_NUMBER, RelationAddress
 from pfs.files.segments import check_block_size
+from pfs.wal.redo import CatalogChange
 
 DATABASE = 5
 """The database that page files are relations of."""
@@ -73,6 +83,10 @@ class CatalogTable:
     entries: Mapping[str, CatalogEntry] = field(default_factory=lambda: MappingProxyType({}))
     next_number: int = FIRST_NORMAL_NUMBER
 
+    def by_number(self) -> dict[int, CatalogEntry]:
+        """All page files, by number."""
+        return {entry.number: entry for entry in self.entries.values()}
+
     def get(self, name: str) -> CatalogEntry:
         """The page file of this name.  Raises `InvalidName`, `PageFileNotFound`."""
         entry = self.entries.get(check_name(name))
@@ -90,12 +104,12 @@ class CatalogTable:
 
         Raises `InvalidName`, `PageFileExists`, `InvalidRequest` (the page size), `RequestTooLarge` (no number is left).
         """
-        self.check_absent(name)
-        check_block_size(page_size)
-        if self.next_number > MAX_NUMBER:
-            raise RequestTooLarge(f"page file {name!r} cannot be made: all relation numbers to {MAX_NUMBER} are used")
-        entry = CatalogEntry(name, self.next_number, page_size)
-        return CatalogTable({**self.entries, name: entry}, self.next_number + 1)
+        return self.added(new_entry(name, self.next_number, page_size))
+
+    def added(self, entry: CatalogEntry) -> CatalogTable:
+        """With a new page file, whose number was never used.  Raises `InvalidName`, `PageFileExists`."""
+        self.check_absent(entry.name)
+        return CatalogTable({**self.entries, entry.name: entry}, max(self.next_number, entry.number + 1))
 
     def renamed(self, name: str, new_name: str) -> CatalogTable:
         """With a page file under another name.  Raises `InvalidName`, `PageFileNotFound`, `PageFileExists`."""
@@ -110,9 +124,43 @@ class CatalogTable:
         self.get(name)
         return CatalogTable({key: entry for key, entry in self.entries.items() if key != name}, self.next_number)
 
+    def after(self, changes: Iterable[CatalogChange]) -> CatalogTable:
+        """With everything done that the log says, of which nothing, a part or all may have been done already.
+
+        Each change says what came of a page file in the end, and those that were not changed have kept their names.
+        Raises `CorruptionFound` if the table is not one that these changes were made to.
+        """
+        entries = self.by_number()
+        made = self.next_number
+        for change in changes:
+            before = entries.pop(change.file_id, None)
+            made = max(made, change.file_id + 1)
+            if change.dropped:
+                continue
+            page_size = before.page_size if before is not None else change.page_size
+            if change.name is None or page_size is None:
+                raise _contradicted(f"page file {change.file_id}, which was renamed, is missing")
+            entries[change.file_id] = CatalogEntry(change.name, change.file_id, page_size)
+        by_name = {entry.name: entry for entry in entries.values()}
+        for entry in entries.values():
+            if by_name[entry.name] is not entry:
+                raise _contradicted(
+                    f"page files {entry.number} and {by_name[entry.name].number} are both {entry.name!r}"
+                )
+        return CatalogTable(by_name, made)
+
     def above(self, number: int) -> CatalogTable:
         """With all further numbers above this one, which was found in use on disk."""
         return CatalogTable(self.entries, max(self.next_number, number + 1))
+
+
+def new_entry(name: str, number: int, page_size: int) -> CatalogEntry:
+    """An entry for a page file.  Raises `InvalidName`, `InvalidRequest` (the page size), `RequestTooLarge`."""
+    check_name(name)
+    check_block_size(page_size)
+    if number > MAX_NUMBER:
+        raise RequestTooLarge(f"page file {name!r} cannot be made: all relation numbers to {MAX_NUMBER} are used")
+    return CatalogEntry(name, number, page_size)
 
 
 def check_name(name: str) -> str:
@@ -168,3 +216,7 @@ def _crc(body: bytes) -> str:
 
 def _damaged(path: str, reason: str) -> CatalogDamaged:
     return CatalogDamaged(f"the catalog {path!r} is damaged ({reason}); restore it from a backup")
+
+
+def _contradicted(what: str) -> CorruptionFound:
+    return CorruptionFound(f"the catalog contradicts the WAL: {what}; restore the directory from a backup")

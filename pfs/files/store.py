@@ -17,30 +17,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import NamedTuple
 
-from pfs.errors import DirectoryLocked
-from pfs.files.catalog import Catalog
+from pfs.errors import CorruptionFound, DirectoryLocked
+from pfs.files.block_file import BlockFile
+from pfs.files.catalog import Catalog, CatalogEntry
+from pfs.files.catalog_table import CatalogTable
 from pfs.files.checked_file import CheckedFile
 from pfs.files.failures import meaning
 from pfs.files.filesystem import Condition, FileSystem
 from pfs.files.magnetic_disk import MagneticDisk
 from pfs.files.posix import PosixFileSystem
-from pfs.files.relation import Fork, RelationAddress, sidecar_path
+from pfs.files.relation import Fork, sidecar_path
 from pfs.files.sidecar_file import CACHE_BYTES, SidecarCache, SidecarFile
 from pfs.files.storage_manager import Relation, StorageManager
 from pfs.files.virtual_file import VirtualFilePool
 from pfs.wal.control_file import check_no_unfinished_backup
 
 LOCK_FILE = "pfs.lock"
-
-
-class OpenedFile(NamedTuple):
-    """A page file that is open."""
-
-    file_id: int
-    page_size: int
-    file: CheckedFile
 
 
 class RelationFile:
@@ -148,97 +141,83 @@ class PageFileStore:
             check_no_unfinished_backup(self._fs)
             self._pool = VirtualFilePool(self._fs, slots=descriptors, clock=clock)
             self._manager = StorageManager({"disk": MagneticDisk(self._pool)}, segment_size=segment_bytes)
-            self._catalog = Catalog(self._pool, self._manager)
+            self.catalog = Catalog(self._pool, self._manager)
             self._sidecars = SidecarCache(self._pool)
         except BaseException:
             unlock_directory(self._fs, self._lock_descriptor)
             raise
-        self._open: dict[str, CheckedFile] = {}
-        self._open_by_id: dict[int, CheckedFile] = {}
+        self.open_files: dict[int, CheckedFile] = {}
+        """By id."""
 
     @property
     def file_system(self) -> FileSystem:
         """The files that the log and the control file are made of."""
         return self._fs
 
-    def page_files(self) -> dict[int, int]:
-        """Page size of every page file, by id."""
-        return {entry.number: entry.page_size for entry in self._catalog.entries()}
+    def forget_sidecars(self) -> None:
+        """Read the sidecars from the disk again: somebody else has changed them."""
+        self._sidecars.blocks.resize(0)
+        self._sidecars.blocks.resize(CACHE_BYTES)
 
-    def open_by_id(self, file_id: int) -> CheckedFile:
-        """A page file for recovery, open until `close_all`; a torn tail is cut, since the log has what is missing."""
-        if file_id not in self._open_by_id:
-            entry = next(each for each in self._catalog.entries() if each.number == file_id)
-            self._open_by_id[file_id] = self._checked(entry.name, entry.address, entry.page_size, repair=True)
-        return self._open_by_id[file_id]
+    def make_durable(self, table: CatalogTable) -> None:
+        """Make everything that was written to page files durable, and the catalog as it was at some moment."""
+        self._manager.sync()
+        self._pool.sync_pending()
+        self.catalog.save(table)
 
     def close_all(self) -> None:
-        """Sync and close the page files that were opened by id, also what a process that was killed wrote to them."""
-        while self._open_by_id:
-            file = self._open_by_id.popitem()[1]
+        """Sync and close the page files that are open, also what a process that was killed wrote to them."""
+        while self.open_files:
+            file = self.open_files.popitem()[1]
             try:
                 file.sync()
             finally:
                 file.close()
 
-    def _checked(self, name: str, address: RelationAddress, page_size: int, *, repair: bool) -> CheckedFile:
-        pages = RelationFile(self._manager, self._manager.open(address, page_size, repair=repair))
+    def condition(self) -> Condition:
+        """A lock for code that waits."""
+        return self._fs.condition()
+
+    def open(self, entry: CatalogEntry, page_count: int, *, repair: bool) -> CheckedFile:
+        """Open a page file that is not open and has so many committed pages; what is beyond them is cut.
+
+        Raises `FileDamaged` (a torn tail; with `repair` it is cut), `CorruptionFound` (fewer pages), `FileMissing`.
+        """
+        file = self.open_any(entry, repair=repair)
+        try:
+            set_page_count(file, page_count)
+        except BaseException:
+            self.close_file(entry.number)
+            raise
+        return file
+
+    def open_any(self, entry: CatalogEntry, *, repair: bool) -> CheckedFile:
+        """The same whatever pages it has, for recovery."""
+        address = entry.address
+        pages = RelationFile(self._manager, self._manager.open(address, entry.page_size, repair=repair))
         sidecar = SidecarFile(self._pool, sidecar_path(address), address.number, self._sidecars)
         try:
             sidecar.open_existing()
         except BaseException:
             pages.close()
             raise
-        return CheckedFile(pages, sidecar, address.number, name)
+        file = self.open_files[entry.number] = CheckedFile(pages, sidecar, address.number, entry.name)
+        return file
 
-    def forget_sidecars(self) -> None:
-        """Read the sidecars from the disk again: somebody else has changed them."""
-        self._sidecars.blocks.resize(0)
-        self._sidecars.blocks.resize(CACHE_BYTES)
-
-    def sync(self) -> None:
-        """Make everything that was written to page files durable."""
-        self._manager.sync()
-        self._pool.sync_pending()
+    def remove(self, entry: CatalogEntry) -> None:
+        """Remove the files of a page file that was dropped, open or not; nobody uses it any more."""
+        self.close_file(entry.number)
+        self.catalog.remove_file(entry)
 
     def sync_names(self) -> None:
         """Make durable that there are the files that there are, whichever process made them."""
-        self._catalog.sync_names()
+        self.catalog.sync_names()
 
-    def remove_strays(self) -> None:
-        """Remove the files of page files that were dropped."""
-        self._catalog.remove_strays()
-
-    def condition(self) -> Condition:
-        """A lock for code that waits."""
-        return self._fs.condition()
-
-    def open(self, name: str, *, create: bool, page_size: int | None, repair: bool) -> OpenedFile:
-        """Open a page file that is not open, or make it; errors as `System.open` says."""
-        entry = self._catalog.open(name, create=create, page_size=page_size)
-        file = self._open[name] = self._checked(name, entry.address, entry.page_size, repair=repair)
-        return OpenedFile(entry.address.number, entry.page_size, file)
-
-    def close_file(self, name: str) -> None:
+    def close_file(self, file_id: int) -> None:
         """Close an open page file; no effect if it is not open."""
-        file = self._open.pop(name, None)
+        file = self.open_files.pop(file_id, None)
         if file is not None:
             file.close()
-
-    def names(self) -> list[str]:
-        return self._catalog.names()
-
-    def drop(self, name: str) -> None:
-        """Delete a page file that is not open."""
-        self._catalog.drop(name)
-
-    def check_rename(self, name: str, new_name: str) -> None:
-        """Raise what stands against the rename."""
-        self._catalog.check_rename(name, new_name)
-
-    def rename(self, name: str, new_name: str) -> None:
-        """Rename a page file that is not open."""
-        self._catalog.rename(name, new_name)
 
     def stats(self) -> dict[str, int | float]:
         return self._pool.stats()
@@ -249,7 +228,17 @@ class PageFileStore:
             stack.callback(unlock_directory, self._fs, self._lock_descriptor)
             stack.callback(self._pool.close)
             stack.callback(self._manager.shutdown)
-            for name in list(self._open):
-                stack.callback(self.close_file, name)
-            for file in self._open_by_id.values():
-                stack.callback(file.close)
+            for file_id in list(self.open_files):
+                stack.callback(self.close_file, file_id)
+
+
+def set_page_count(file: BlockFile, page_count: int) -> None:
+    """Cut what lies beyond the committed pages of a file.  Raises `CorruptionFound` if it has fewer."""
+    found = file.block_count()
+    if found < page_count:
+        raise CorruptionFound(
+            f"page file {file.name} has {found} pages, and {page_count} were committed: pages are lost; restore it "
+            "from a backup"
+        )
+    if found > page_count:
+        file.truncate(page_count)

@@ -54,10 +54,10 @@ def recover_once(fs: SimulatedFileSystem, options: SystemOptions) -> Found:
         closing.callback(started.control.close)
         closing.callback(started.files.close)
         contents: dict[str, Pages] = {}
-        for name in store.names():
-            file = store.open(name, create=False, page_size=None, repair=False).file
-            count = file.block_count()
-            contents[name] = tuple(file.read(0, count)) if count else ()
+        for entry in store.catalog.entries():
+            count = started.page_counts.get(entry.number, 0)
+            file = store.open(entry, count, repair=False)
+            contents[entry.name] = tuple(file.read(0, count)) if count else ()
         return Found(contents, started.transactions, detached(fs.crash_image("none", Random(0))))
 
 

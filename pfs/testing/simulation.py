@@ -127,7 +127,7 @@ class _ObservedSystem(System):
     @contextmanager
     def open_call(self, server: Any, client: ThreadClient, call: Call, message: Any) -> Iterator[None]:
         self._check()
-        file = next((name for name, each in self._files.items() if each.server is server), None)
+        file = next((each.state.name for each in self._served.values() if each.server is server), None)
         if file is None:  # a checkpoint, which is no client's request
             cast(_ThreadLine, client).others.add(call.ref)
             with super().open_call(server, client, call, message):
@@ -261,7 +261,7 @@ class Simulation:
                 with suppress(IdleTooLong):  # the clock may leap here too
                     file.append(pages[file.page_count :][:8])
             files.append(file)
-            opened = self.system._store._open[name]
+            opened = self.system._store.open_files[file._state.file_id]
             self._watch_changes(opened, opened.name, "write", "truncate")
             server = cast(PageFileServer, file.server._actor)
             server._core.order = _FairOrder(server._core.order, self.history)
@@ -391,8 +391,8 @@ class Simulation:
             for request in server._writes._publishing:  # committed, and not acknowledged
                 pages, new = states[-1], self.history.requests[request.ref].pages
                 states.append([*pages[: request.pgid], *new, *pages[request.pgid + request.n :]])
-            if server._writes._tail < len(states[-1]):  # a truncation is on its way
-                states.append(states[-1][: server._writes._tail])
+            if server._writes.tail < len(states[-1]):  # a truncation is on its way
+                states.append(states[-1][: server._writes.tail])
             allowed[file.name] = states
         return Moment(self.fs.crash_image(policy, self.random), policy, allowed)
 

@@ -5,7 +5,7 @@
     3. the end is examined: a torn tail is cut, damage is refused (`pfs.wal.reader`)
     4. a new epoch is written to the control file: every start has its own, even one that fails half-way
     5. the tail is secured: what was torn is kept aside and erased; what is not vouched for as durable is written again
-    6. EPOCH is logged, and the sidecar blocks that the next step changes, as they are now
+    6. the catalog is changed; EPOCH is logged, and the sidecar blocks that the next step changes, as they are now
     7. the plan is carried out on the data files, and they are synced
     8. CHECKPOINT is logged; the control file says that recovery begins at the EPOCH from now on
 
@@ -47,7 +47,7 @@ _PAGES_PER_CALL = 64
 class RedoTarget(Protocol):
     """The data files, as recovery changes them.  Every call may block, and is carried out again after a crash.
 
-    The order of calls: all of `read_sidecar_block`, then `change_catalog`, `restore_sidecar_block`, `write_pages`,
+    The order of calls: `change_catalog`, all of `read_sidecar_block`, then `restore_sidecar_block`, `write_pages`,
     `set_page_count`, `sync`.  Until `sync` returns nothing need be durable.  Errors are passed on.
     """
 
@@ -240,6 +240,8 @@ class _Start:
         plan = redo.plan()
         if not stopped:
             self._secure_tail(scan, leftover.end, max(data.durable_hint, record.end))
+            if plan.catalog:
+                self.target.change_catalog(list(plan.catalog.values()))
         buffer = make_buffer(scan.end, scan.prev_lsn, epoch)
         redo_lsn = self._begin(buffer, plan, data.epoch)
         if not stopped:
@@ -309,8 +311,6 @@ class _Start:
 
     def _carry_out(self, plan: Plan) -> None:
         target, reader = self.target, self.reader
-        if plan.catalog:
-            target.change_catalog(list(plan.catalog.values()))
         for (file_id, block), lsn in sorted(plan.sidecar_blocks.items(), key=lambda item: item[1]):
             image = bytes(reader.record_at(lsn, only=SIDECAR_IMAGE).data)
             target.restore_sidecar_block(file_id, block, image)

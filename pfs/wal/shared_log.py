@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import count
 
 import msgspec
@@ -62,7 +63,13 @@ class SharedLog:
     """The insertion point that pfs's own actors share."""
 
     def __init__(
-        self, buffer: LogBuffer, options: WalOptions, segment_bytes: int, redo_lsn: int, next_transaction: int
+        self,
+        buffer: LogBuffer,
+        options: WalOptions,
+        segment_bytes: int,
+        redo_lsn: int,
+        next_transaction: int,
+        page_counts: Mapping[int, int],
     ) -> None:
         self.buffer = buffer
         self.options = options
@@ -77,6 +84,9 @@ class SharedLog:
         self.next_transaction = count(next_transaction).__next__
         largest_image = segment_bytes + _BESIDE_IMAGES + buffer.slot  # with what it may leave unused
         self._room_of_a_batch = min(largest_image, max(2 * options.batch_bytes, LARGEST_STEP))
+        self.page_counts = dict(page_counts)
+        """Of each page file, open or not: its pages when all that is in the log is published.  Whoever inserts a record
+        that changes it sets it in the same step, since each checkpoint records all of them."""
 
     @property
     def most_bytes(self) -> int:

@@ -115,12 +115,19 @@ def page(number: int, round_: int = 0, size: int = 512) -> bytes:
     return bytes([number + 1, round_]) * (size // 2)
 
 
+def create(store: PageFileStore, name: str, page_size: int) -> None:
+    """A page file, in a catalog that is on disk."""
+    entry = store.catalog.make_file(name, page_size)
+    store.catalog.table = store.catalog.table.added(entry)
+    store.catalog.save(store.catalog.table)
+
+
 def made(*, stop: bool = True) -> Directory:
     """A directory whose log still has everything."""
     directory = Directory()
     with closing(directory.store()) as store:
-        store.open("a", create=True, page_size=512, repair=False)
-        store.open("b", create=True, page_size=1024, repair=False)
+        create(store, "a", 512)
+        create(store, "b", 1024)
     writes = [(A, first, [page(n) for n in range(first, first + 10)], first + 10) for first in range(0, PAGES, 10)]
     directory.session(*writes, (B, 0, [page(n, 7, 1024) for n in range(3)], 3), stop=stop)
     return directory

@@ -14,21 +14,22 @@ from hypothesis import strategies as st
 
 from pfs.errors import (
     CatalogDamaged,
+    CorruptionFound,
     InvalidName,
     InvalidRequest,
     NoSpace,
     PageFileExists,
     PageFileNotFound,
-    PageSizeMismatch,
     PfsError,
     RequestTooLarge,
 )
 from pfs.files.catalog import CATALOG_FILE, Catalog
-from pfs.files.catalog_table import CatalogTable, check_name, decode, encode
+from pfs.files.catalog_table import CatalogEntry, CatalogTable, check_name, decode, encode
 from pfs.files.relation import MAX_NUMBER
 from pfs.files.storage_manager import StorageManager
 from pfs.testing.faults import Fault
 from pfs.testing.file_system import SimulatedFileSystem
+from pfs.wal.redo import CatalogChange
 from tests.files.relations import MAIN, SIZE, block, storage_on
 from tests.support import run_together
 
@@ -50,6 +51,26 @@ def signed(body: bytes) -> bytes:
 def put(fs, path, data):
     with storage_on(fs) as storage, storage.pool.create(path) as file:
         file.write_all_at(data, 0)
+
+
+def create(catalog: Catalog, name: str, page_size: int = 8192) -> CatalogEntry:
+    """What a checkpoint makes of a CREATE."""
+    entry = catalog.make_file(name, page_size)
+    catalog.table = catalog.table.added(entry)
+    catalog.save(catalog.table)
+    return entry
+
+
+def rename(catalog: Catalog, name: str, new_name: str) -> None:
+    catalog.table = catalog.table.renamed(name, new_name)
+    catalog.save(catalog.table)
+
+
+def drop(catalog: Catalog, name: str) -> None:
+    entry = catalog.get(name)
+    catalog.table = catalog.table.dropped(name)
+    catalog.save(catalog.table)
+    catalog.remove_file(entry)
 
 
 @pytest.fixture
@@ -93,15 +114,13 @@ def test_names_are_free_within_the_rules(name):
     ],
 )
 def test_a_bad_name_is_refused_by_everything_that_takes_one(catalog, name):
-    catalog.create("good")
+    create(catalog, "good")
     for call in (
-        lambda: catalog.create(name),
-        lambda: catalog.open(name, create=True),
+        lambda: create(catalog, name),
         lambda: catalog.get(name),
-        lambda: catalog.drop(name),
-        lambda: catalog.rename(name, "other"),
-        lambda: catalog.rename("good", name),
-        lambda: catalog.check_rename("good", name),
+        lambda: drop(catalog, name),
+        lambda: rename(catalog, name, "other"),
+        lambda: rename(catalog, "good", name),
     ):
         with pytest.raises(InvalidName):
             call()
@@ -112,7 +131,7 @@ def test_a_bad_name_is_refused_by_everything_that_takes_one(catalog, name):
 
 
 def test_page_files_are_relations_numbered_from_16384_up(fs, catalog):
-    assert [str(catalog.create(name).address) for name in ("b", "a", "B")] == [
+    assert [str(create(catalog, name).address) for name in ("b", "a", "B")] == [
         *("1663/5/16384", "1663/5/16385", "1663/5/16386")
     ]
     assert catalog.names() == ["B", "a", "b"]
@@ -123,11 +142,11 @@ def test_page_files_are_relations_numbered_from_16384_up(fs, catalog):
 
 
 def test_what_was_done_is_found_again(storage, catalog):
-    catalog.create("a", 512)
-    catalog.create("b", 65536)
-    catalog.create("c")
-    catalog.rename("a", "z")
-    catalog.drop("b")
+    create(catalog, "a", 512)
+    create(catalog, "b", 65536)
+    create(catalog, "c")
+    rename(catalog, "a", "z")
+    drop(catalog, "b")
     again = reopened(storage)
     assert again.entries() == catalog.entries()
     assert [(entry.name, entry.number, entry.page_size) for entry in again.entries()] == [
@@ -135,74 +154,61 @@ def test_what_was_done_is_found_again(storage, catalog):
     ]
 
 
-def test_opening_finds_creates_or_says_what_is_wrong(catalog):
-    with pytest.raises(PageFileNotFound, match="'a'"):
-        catalog.open("a", create=False)
-    assert catalog.open("a", create=True).page_size == 8192
-    assert catalog.open("b", create=True, page_size=1024).page_size == 1024
-    assert catalog.open("b", create=False) == catalog.open("b", create=True, page_size=1024) == catalog.get("b")
-    for create in (True, False):
-        with pytest.raises(PageSizeMismatch, match="'b' has pages of 1024 bytes, not 512"):
-            catalog.open("b", create=create, page_size=512)
-
-
 @pytest.mark.parametrize("size", [0, 511, 1000, 131072, -512, True, "512"])
 def test_a_page_size_that_no_file_can_have_is_refused(fs, catalog, size):
     with pytest.raises(InvalidRequest, match="block size"):
-        catalog.create("a", size)
+        create(catalog, "a", size)
     assert catalog.names() == []
     assert catalog.strays() == []
 
 
 def test_names_are_distinct_and_must_exist(catalog):
-    catalog.create("a")
-    catalog.create("b")
+    create(catalog, "a")
+    create(catalog, "b")
     for call in (
-        lambda: catalog.create("a"),
-        lambda: catalog.rename("a", "b"),
-        lambda: catalog.rename("a", "a"),
-        lambda: catalog.check_rename("b", "a"),
+        lambda: create(catalog, "a"),
+        lambda: rename(catalog, "a", "b"),
+        lambda: rename(catalog, "a", "a"),
     ):
         with pytest.raises(PageFileExists):
             call()
     for call in (
-        lambda: catalog.drop("c"),
-        lambda: catalog.rename("c", "d"),
-        lambda: catalog.check_rename("c", "d"),
+        lambda: drop(catalog, "c"),
+        lambda: rename(catalog, "c", "d"),
         lambda: catalog.get("c"),
     ):
         with pytest.raises(PageFileNotFound, match="'c'"):
             call()
-    catalog.check_rename("a", "c")
     assert catalog.names() == ["a", "b"]
 
 
 def test_a_renamed_page_file_keeps_its_pages(storage, catalog):
     manager = storage.manager
-    entry = catalog.create("a", SIZE)
+    entry = create(catalog, "a", SIZE)
     relation = manager.open(entry.address, SIZE)
     manager.extend(relation, MAIN, 0, [block(1)])
-    catalog.rename("a", "b")
+    rename(catalog, "a", "b")
     assert catalog.get("b").address == entry.address
     assert manager.read(relation, MAIN, 0) == block(1)
 
 
 def test_dropping_removes_the_files_and_never_gives_their_number_again(fs, storage, catalog):
-    catalog.create("a", SIZE)
-    catalog.create("b", SIZE)
+    create(catalog, "a", SIZE)
+    create(catalog, "b", SIZE)
     relation = storage.manager.open(catalog.get("b").address, SIZE)
     storage.manager.extend(relation, MAIN, 0, [block(1)] * 9)
     storage.manager.close(relation)
-    catalog.drop("b")
+    drop(catalog, "b")
     assert fs.listdir("base/5") == ["16384"]
     again = reopened(storage)
-    assert again.create("b", SIZE).number == 16386
+    assert create(again, "b", SIZE).number == 16386
 
 
-def test_threads_may_create_page_files_at_once(storage, catalog):
-    run_together([lambda name=f"{number:02}": catalog.create(name) for number in range(12)])
-    assert len({entry.number for entry in catalog.entries()}) == len(catalog.names()) == 12
-    assert reopened(storage).entries() == catalog.entries()
+def test_threads_may_make_files_at_once(storage, catalog):
+    made = []
+    run_together([lambda name=f"{number:02}": made.append(catalog.make_file(name, SIZE)) for number in range(12)])
+    assert len({entry.number for entry in made}) == 12
+    assert len(catalog.strays()) == 12
 
 
 # ------------------------------------------------------------------------------------------ the file
@@ -277,7 +283,7 @@ def test_a_damaged_catalog_names_its_file(fs, storage):
 
 
 def test_a_lost_catalog_is_an_error_not_an_empty_one(fs, storage, catalog):
-    catalog.create("a")
+    create(catalog, "a")
     fs.unlink(CATALOG_FILE)
     with pytest.raises(
         CatalogDamaged, match=r"'pfs\.catalog' is missing, but 'base/5' holds 1 files of relations .'16384'"
@@ -296,44 +302,125 @@ def test_numbers_end_at_32_bits():
 
 
 def test_files_without_a_name_are_strays_and_can_be_removed(fs, storage, catalog):
-    entry = catalog.create("a", SIZE)
+    entry = create(catalog, "a", SIZE)
     for name in ("16500", "16500.1", "16400_fsm", "notes.txt", "PG_VERSION"):
         put(fs, f"base/5/{name}", block(1))
     assert catalog.strays() == ["base/5/16400_fsm", "base/5/16500", "base/5/16500.1"]
     again = reopened(storage)
-    assert again.create("b", SIZE).number == 16501
+    assert create(again, "b", SIZE).number == 16501
     assert again.remove_strays() == ["base/5/16400_fsm", "base/5/16500", "base/5/16500.1"]
     assert again.strays() == []
     assert fs.listdir("base/5") == [str(entry.number), "16501", "PG_VERSION", "notes.txt"]
     assert "base/5/16500" not in fs.durable_files
 
 
-def test_a_creation_without_space_leaves_nothing(fs, catalog):
-    catalog.create("a")
+def test_a_file_for_which_there_is_no_space_leaves_nothing_but_its_number_used_up(fs, catalog):
+    create(catalog, "a")
+    fs.faults.append(Fault(errno.ENOSPC, operation="open", path="base/*"))
+    with pytest.raises(NoSpace):
+        catalog.make_file("b", SIZE)
+    assert (catalog.names(), catalog.strays()) == (["a"], [])
+    assert catalog.next_number == 16386
+    assert create(catalog, "b").number == 16386
+
+
+def test_a_catalog_that_cannot_be_saved_now_can_be_saved_later(fs, storage, catalog):
+    create(catalog, "a")
     fs.faults.append(Fault(errno.ENOSPC, operation="pwritev"))
     with pytest.raises(NoSpace):
-        catalog.create("b")
-    assert (catalog.names(), catalog.strays()) == (["a"], [])
-    assert catalog.create("b").number == 16386
+        rename(catalog, "a", "b")
+    assert catalog.names() == ["b"]
+    assert reopened(storage).names() == ["a"]
+    catalog.save(catalog.table)
+    assert reopened(storage).names() == ["b"]
+
+
+def test_a_catalog_that_says_nothing_new_is_not_written(fs, catalog):
+    create(catalog, "a")
+    before = fs.operations
+    catalog.save(catalog.table.renamed("a", "b").renamed("b", "a"))
+    assert fs.operations == before
+
+
+# ------------------------------------------------------------------------------------------ doing again what was logged
+
+
+def change(number, name=None, page_size=None, *, dropped=False):
+    return CatalogChange(number, name, page_size, dropped)
+
+
+MADE, RENAMED, DROPPED = change(16384, "a", 512), change(16385, "c"), change(16386, dropped=True)
+
+
+def table_of(*names, next_number=16384):
+    """Of names and numbers."""
+    entries = {name: CatalogEntry(name, number, 512) for name, number in names}
+    return CatalogTable(entries, max(next_number, *(number + 1 for _, number in names)))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        table_of(("b", 16385), ("d", 16386)),
+        table_of(("a", 16384), ("b", 16385), ("d", 16386)),
+        table_of(("a", 16384), ("c", 16385), ("d", 16386)),
+        table_of(("a", 16384), ("c", 16385), next_number=16387),
+    ],
+)
+def test_however_many_of_the_changes_were_saved_all_are_there_in_the_end(before):
+    done = before.after([MADE, RENAMED, DROPPED])
+    assert done == table_of(("a", 16384), ("c", 16385), next_number=16387)
+    assert done.after([MADE, RENAMED, DROPPED]) == done
+
+
+def test_files_may_have_exchanged_their_names():
+    before = table_of(("a", 16384), ("b", 16385), ("c", 16386))
+    after = before.after([change(16384, "b"), change(16386, "a"), change(16385, dropped=True), change(16390, "c", 512)])
+    assert after == table_of(("b", 16384), ("a", 16386), ("c", 16390))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([change(16390, "x")], "16390, which was renamed, is missing"),
+        ([change(16384)], "16384, which was renamed, is missing"),
+        ([change(16384, "b")], "16385 and 16384 are both 'b'"),
+    ],
+)
+def test_changes_that_were_not_made_to_this_catalog_are_noticed(changes, message):
+    with pytest.raises(CorruptionFound, match=message):
+        table_of(("a", 16384), ("b", 16385)).after(changes)
+
+
+def test_a_page_file_that_was_made_has_its_file_again(fs, storage, catalog):
+    create(catalog, "a", SIZE)
+    number = catalog.next_number
+    for _ in range(2):
+        catalog.redo([change(number, "b", SIZE), change(16384, "c")])
+        assert catalog.names() == ["b", "c"]
+        assert fs.durable_files[f"base/5/{number}"] == b""
+    assert catalog.next_number == number + 1
+    catalog.save(catalog.table)
+    assert reopened(storage).entries() == catalog.entries()
 
 
 def test_a_drop_whose_files_cannot_be_removed_leaves_strays(fs, catalog):
-    catalog.create("a")
+    create(catalog, "a")
     fs.faults.append(Fault(errno.ENOSPC, operation="unlink", path="base/*"))
-    catalog.drop("a")
+    drop(catalog, "a")
     assert (catalog.names(), catalog.strays()) == ([], ["base/5/16384"])
 
 
 def history(catalog: Catalog, manager: StorageManager) -> None:
     """A short life of a catalog."""
-    catalog.create("a", SIZE)
+    create(catalog, "a", SIZE)
     relation = manager.open(catalog.get("a").address, SIZE)
     manager.extend(relation, MAIN, 0, [block(1)] * 6)
     manager.immedsync(relation)
     manager.close(relation)
-    catalog.create("b", SIZE)
-    catalog.rename("a", "c")
-    catalog.drop("b")
+    create(catalog, "b", SIZE)
+    rename(catalog, "a", "c")
+    drop(catalog, "b")
 
 
 STATES: list[set[str]] = [set(), {"a"}, {"a", "b"}, {"b", "c"}, {"c"}]
@@ -367,7 +454,7 @@ def test_after_a_crash_at_any_operation_every_name_has_its_file(policy, seed):
             catalog.remove_strays()
             assert catalog.strays() == []
             used = {entry.number for entry in catalog.entries()}
-            assert catalog.create("new", SIZE).number not in used
+            assert create(catalog, "new", SIZE).number not in used
     assert reached == (len(STATES) - 1 if policy == "none" else 0)
 
 

@@ -17,8 +17,8 @@ from pfs.files.store import PageFileStore
 from pfs.testing.faults import Fault
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.wal.sidecar import EMPTY_BLOCK, LOST_RECORD
+from tests.files.stores import PAGE, closed, made, opened
 
-PAGE = 512
 SIDECAR = "base/5/16384_sum"
 DATA = "base/5/16384"
 
@@ -43,12 +43,17 @@ def store(fs: SimulatedFileSystem) -> Iterator[PageFileStore]:
     store.close()
 
 
+def new(store: PageFileStore) -> CheckedFile:
+    made(store)
+    return opened(store)
+
+
 @pytest.fixture
 def file(store: PageFileStore) -> CheckedFile:
     """A page file of 70 pages: three blocks of its sidecar."""
-    made = store.open("names", create=True, page_size=PAGE, repair=False).file
-    made.write(0, pages(0, 70), [100] * 70)
-    return made
+    file = new(store)
+    file.write(0, pages(0, 70), [100] * 70)
+    return file
 
 
 def poke(fs: SimulatedFileSystem, path: str, data: bytes, offset: int) -> None:
@@ -91,22 +96,22 @@ def test_zeros_of_a_hole_are_not_taken_for_a_page(fs: SimulatedFileSystem, file:
     poke(fs, DATA, bytes(PAGE), 80 * PAGE)
     again = PageFileStore(fs.crash_image("all", None), clock=lambda: 0.0)  # type: ignore[arg-type]
     with pytest.raises(PageCorrupt, match=r"page 75 .* never written"):
-        again.open("names", create=False, page_size=None, repair=False).file.read(75, 1)
+        opened(again).read(75, 1)
     again.close()
 
 
 def test_a_file_without_its_sidecar_has_no_page_to_be_trusted(fs: SimulatedFileSystem, store: PageFileStore) -> None:
-    made = store.open("names", create=True, page_size=PAGE, repair=False).file
-    assert made.sidecar_blocks([0, 7]) == [EMPTY_BLOCK, EMPTY_BLOCK]
-    made.write(0, pages(0, 2), [1, 1])
-    store.close_file("names")
+    file = new(store)
+    assert file.sidecar_blocks([0, 7]) == [EMPTY_BLOCK, EMPTY_BLOCK]
+    file.write(0, pages(0, 2), [1, 1])
+    closed(store)
     fs.unlink(SIDECAR)
     store.forget_sidecars()
-    opened = store.open("names", create=False, page_size=None, repair=False).file
+    again = opened(store)
     with pytest.raises(PageCorrupt, match="never written"):
-        opened.read(0, 1)
-    opened.truncate(1)
-    assert opened.try_read(0, 1) is None
+        again.read(0, 1)
+    again.truncate(1)
+    assert again.try_read(0, 1) is None
 
 
 def test_a_damaged_block_costs_its_own_pages_until_they_are_written_again(
@@ -165,12 +170,12 @@ def test_a_write_that_finds_no_space_for_the_sidecar_is_made_again(
 def test_a_sidecar_that_cannot_be_made_for_want_of_space_is_made_later(
     fs: SimulatedFileSystem, store: PageFileStore
 ) -> None:
-    made = store.open("names", create=True, page_size=PAGE, repair=False).file
+    file = new(store)
     fs.faults = [Fault(errno.ENOSPC, operation="open", path=SIDECAR, at=2)]
     with pytest.raises(NoSpace):
-        made.write(0, pages(0, 1), [1])
-    made.write(0, pages(0, 1), [1])
-    assert made.read(0, 1) == pages(0, 1)
+        file.write(0, pages(0, 1), [1])
+    file.write(0, pages(0, 1), [1])
+    assert file.read(0, 1) == pages(0, 1)
 
 
 def test_a_sidecar_that_cannot_be_read_is_an_error_of_the_read(
@@ -184,12 +189,12 @@ def test_a_sidecar_that_cannot_be_read_is_an_error_of_the_read(
 
 
 def test_a_sidecar_that_cannot_be_opened_leaves_nothing_open(fs: SimulatedFileSystem, store: PageFileStore) -> None:
-    store.open("names", create=True, page_size=PAGE, repair=False).file.write(0, pages(0, 1), [1])
-    store.close_file("names")
+    new(store).write(0, pages(0, 1), [1])
+    closed(store)
     fs.faults = [Fault(errno.ENOSPC, operation="open", path=SIDECAR)]
     with pytest.raises(NoSpace):
-        store.open("names", create=False, page_size=None, repair=False)
-    assert store.open("names", create=False, page_size=None, repair=False).file.read(0, 1) == pages(0, 1)
+        opened(store)
+    assert opened(store).read(0, 1) == pages(0, 1)
 
 
 def test_a_block_that_is_written_while_it_is_read_is_read_again(
@@ -239,22 +244,21 @@ def test_each_page_has_an_lsn(file: CheckedFile) -> None:
 def test_what_is_synced_survives_a_crash(fs: SimulatedFileSystem, file: CheckedFile) -> None:
     file.sync()
     again = PageFileStore(fs.crash_image("none", None), clock=lambda: 0.0)  # type: ignore[arg-type]
-    assert again.open("names", create=False, page_size=None, repair=False).file.read(0, 70) == pages(0, 70)
+    assert opened(again).read(0, 70) == pages(0, 70)
     again.close()
 
 
 def test_a_dropped_page_file_leaves_no_sidecar(fs: SimulatedFileSystem, store: PageFileStore) -> None:
-    store.open("names", create=True, page_size=PAGE, repair=False).file.write(0, pages(0, 1), [1])
-    store.close_file("names")
-    store.drop("names")
+    new(store).write(0, pages(0, 1), [1])
+    store.remove(store.catalog.get("names"))
     assert fs.listdir("base/5") == []
 
 
 def test_a_sidecar_without_its_page_file_is_a_stray(fs: SimulatedFileSystem, store: PageFileStore) -> None:
-    store.open("names", create=True, page_size=PAGE, repair=False)
+    new(store)
     descriptor = fs.open("base/5/16999_sum", os.O_RDWR | os.O_CREAT)
     fs.close(descriptor)
-    store.remove_strays()
+    store.catalog.remove_strays()
     assert fs.listdir("base/5") == ["16384"]
 
 

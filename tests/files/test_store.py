@@ -5,19 +5,44 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from pfs.errors import AccessDenied, Busy, CatalogDamaged, DirectoryLocked, FileExists, PageIOError, SyncFailed
+from pfs.errors import (
+    AccessDenied,
+    Busy,
+    CatalogDamaged,
+    CorruptionFound,
+    DirectoryLocked,
+    FileExists,
+    PageIOError,
+    SyncFailed,
+)
+from pfs.files.catalog import CatalogEntry
+from pfs.files.checked_file import CheckedFile
 from pfs.files.store import PageFileStore
 from pfs.testing.faults import Fault
 from pfs.testing.file_system import SimulatedFileSystem
-
-PAGE = 512
+from tests.files import stores
+from tests.files.stores import PAGE
 
 
 def open_store(disk: SimulatedFileSystem | Path) -> PageFileStore:
     return PageFileStore(disk, clock=lambda: 0.0, segment_bytes=4 * PAGE)
+
+
+def made(store: PageFileStore, pages: int = 0) -> CatalogEntry:
+    """A page file that is not open, of so many pages."""
+    entry = stores.made(store)
+    if pages:
+        stores.opened(store).write(0, [bytes(PAGE)] * pages, [1] * pages)
+        stores.closed(store)
+    return entry
+
+
+def opened(store: PageFileStore) -> CheckedFile:
+    return store.open(made(store), 0, repair=False)
 
 
 @pytest.fixture
@@ -33,10 +58,42 @@ def store(disk: SimulatedFileSystem) -> Iterator[PageFileStore]:
 
 
 def test_a_page_file_says_where_it_is_and_how_large_its_pages_are(store: PageFileStore) -> None:
-    opened = store.open("names", create=True, page_size=PAGE, repair=False)
-    assert opened.page_size == opened.file.block_size == PAGE
-    assert str(opened.file_id) in opened.file.name
-    assert opened.file.block_count() == 0
+    entry = made(store)
+    file = store.open(entry, 0, repair=False)
+    assert file.block_size == PAGE
+    assert str(entry.number) in file.name
+    assert file.block_count() == 0
+    assert store.open_files == {entry.number: file}
+
+
+def test_pages_that_were_never_committed_are_cut_when_a_file_is_opened(store: PageFileStore) -> None:
+    entry = made(store, 7)
+    assert store.open(entry, 6, repair=False).block_count() == 6
+
+
+def test_a_file_with_fewer_pages_than_were_committed_is_not_opened(
+    disk: SimulatedFileSystem, store: PageFileStore
+) -> None:
+    entry = made(store, 7)
+    before = disk.open_descriptors
+    with pytest.raises(CorruptionFound, match="has 7 pages, and 8 were committed"):
+        store.open(entry, 8, repair=True)
+    assert disk.open_descriptors == before
+    assert store.open_files == {}
+    assert store.open(entry, 7, repair=False).block_count() == 7
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_removing_a_page_file_removes_all_its_files(
+    disk: SimulatedFileSystem, store: PageFileStore, is_open: bool
+) -> None:
+    entry = made(store, 9)
+    if is_open:
+        store.open(entry, 9, repair=False)
+    assert disk.listdir("base/5") == ["16384", "16384.1", "16384.2", "16384_sum"]
+    store.remove(entry)
+    assert disk.listdir("base/5") == []
+    assert store.open_files == {}
 
 
 def test_a_directory_in_use_is_refused_and_left_as_it_is(disk: SimulatedFileSystem, store: PageFileStore) -> None:
@@ -75,19 +132,29 @@ def test_a_directory_that_cannot_be_used_is_refused_with_its_name(tmp_path: Path
 
 
 def test_closing_a_file_that_is_not_open_does_nothing(store: PageFileStore) -> None:
-    store.close_file("nobody")
-    store.open("names", create=True, page_size=PAGE, repair=False)
-    store.close_file("names")
-    store.close_file("names")
-    assert store.names() == ["names"]
+    store.close_file(7)
+    opened(store)
+    stores.closed(store)
+    stores.closed(store)
+    assert store.catalog.names() == ["names"]
 
 
 def test_a_closed_store_leaves_nothing_open_and_the_directory_free(disk: SimulatedFileSystem) -> None:
-    for _ in range(2):
-        store = open_store(disk)
-        store.open("names", create=True, page_size=PAGE, repair=False)
-        store.close()
-        assert not disk.open_descriptors
+    store = open_store(disk)
+    opened(store)
+    store.close()
+    assert not disk.open_descriptors
+    open_store(disk).close()
+    assert not disk.open_descriptors
+
+
+def test_what_was_written_and_the_catalog_are_durable_together(disk: SimulatedFileSystem, store: PageFileStore) -> None:
+    file = opened(store)
+    file.write(0, [b"x" * PAGE], [1])
+    table = store.catalog.table.renamed("names", "others")
+    store.make_durable(table)
+    assert disk.durable_files["base/5/16384"] == b"x" * PAGE
+    assert b"others" in disk.durable_files["pfs.catalog"]
 
 
 def test_a_missing_directory_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -108,13 +175,11 @@ def test_names_that_a_killed_process_left_can_be_made_durable() -> None:
     disk = SimulatedFileSystem(faults=[Fault(errno.EIO, operation="sync_directory", path="", at=3, forever=True)])
     store = open_store(disk)
     with pytest.raises(SyncFailed):
-        store.open("names", create=True, page_size=PAGE, repair=False)
+        made(store)
     after = disk.killed_image()
     store.close()
     after.faults = []
-    assert b"names" not in after.durable_files["pfs.catalog"]
     store = open_store(after)
-    assert store.names() == ["names"]
     store.sync_names()
-    assert b"names" in after.durable_files["pfs.catalog"]
+    assert after.crash_image("none", Random(0)).listdir("") == after.listdir("")
     store.close()

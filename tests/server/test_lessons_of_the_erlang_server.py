@@ -69,19 +69,20 @@ def test_4_an_append_of_three_pages_counts_as_three(make_world: Make) -> None:
 def test_5_a_torn_tail_is_found_when_the_file_is_opened() -> None:
     disk = SimulatedFileSystem()
     store = PageFileStore(disk, clock=lambda: 0.0)
-    opened = store.open("triples", create=True, page_size=PAGE_SIZE, repair=False)
-    opened.file.write(0, [page("a"), page("b")], [1, 1])
-    opened.file.sync()
+    entry = store.catalog.make_file("triples", PAGE_SIZE)
+    file = store.open(entry, 0, repair=False)
+    file.write(0, [page("a"), page("b")], [1, 1])
+    file.sync()
     store.close()
-    path = f"base/5/{opened.file_id}"
+    path = f"base/5/{entry.number}"
     descriptor = disk.open(path, 2)
     disk.pwritev(descriptor, [b"torn"], 2 * PAGE_SIZE)
     disk.close(descriptor)
     store = PageFileStore(disk, clock=lambda: 0.0)
     with pytest.raises(FileDamaged, match=f"{2 * PAGE_SIZE + 4} bytes.*{PAGE_SIZE}") as found:
-        store.open("triples", create=False, page_size=None, repair=False)
+        store.open(entry, 2, repair=False)
     assert path in str(found.value)
-    assert store.open("triples", create=False, page_size=None, repair=True).file.block_count() == 2
+    assert store.open(entry, 2, repair=True).block_count() == 2
     store.close()
 
 

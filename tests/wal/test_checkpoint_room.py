@@ -182,7 +182,7 @@ def test_there_is_no_seal_where_there_is_no_room() -> None:
 @pytest.mark.parametrize("before", range(0, 4032, 56))
 def test_where_there_is_room_a_page_of_any_size_fits(size: int, before: int) -> None:
     buffer = made(4096, 9)
-    log = SharedLog(buffer, WalOptions(segment_bytes=4096, batch_bytes=1), 4096, buffer.inserted, 1)
+    log = SharedLog(buffer, WalOptions(segment_bytes=4096, batch_bytes=1), 4096, buffer.inserted, 1, {})
     log.keep_room_for(3)
     if before:
         buffer.insert(Noop(before - 64) if before >= 64 else Noop(0))

@@ -225,7 +225,7 @@ def test_without_a_catalog_there_are_no_names() -> None:
 def test_the_catalog_is_read_as_it_is() -> None:
     fs = SimulatedFileSystem()
     with contextlib.closing(PageFileStore(fs, clock=lambda: 0.0)) as store:
-        store.open("a", create=True, page_size=512, repair=False)
+        store.make_durable(store.catalog.table.created("a", 512))
     catalog = read_catalog(fs)
     assert catalog is not None
     assert [entry.number for entry in catalog.entries.values()] == [16384]

@@ -21,7 +21,7 @@ def made(**options: Any) -> SharedLog:
     buffer = LogBuffer(
         segment_size=SEGMENT, position=position, prev_lsn=0, epoch=1, seed=7, limit=3 * SEGMENT, reserve=1024
     )
-    return SharedLog(buffer, chosen, SEGMENT, position, 1)
+    return SharedLog(buffer, chosen, SEGMENT, position, 1, {})
 
 
 def log_pages(log: SharedLog, transaction: int, n: int) -> None:
