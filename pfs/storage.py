@@ -62,6 +62,7 @@ def recover(
         progress=progress,
     )
     try:
+        store.sync_names()  # also what a process that was killed made or removed after its last checkpoint
         store.catalog.remove_strays()
     except BaseException:
         started.files.close()
