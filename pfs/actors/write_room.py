@@ -58,7 +58,7 @@ class WriteRoom:
         self._log = log
         self._limit = limit
         self._waiting: deque[tuple[Share, Waiter]] = deque()
-        self._held_back: set[Address] = set()
+        self._held_back: dict[Address, None] = {}
         self._under_way = 0
         self._promised_log = 0
         self.promised = 0
@@ -134,12 +134,12 @@ class WriteRoom:
         """Whether a server must give no credit now; if so, `let_go` names it later."""
         if self.no_space or not self._log.is_filling:
             return False
-        self._held_back.add(server)
+        self._held_back[server] = None
         return True
 
-    def let_go(self) -> set[Address]:
-        """The servers that may give credit again."""
+    def let_go(self) -> list[Address]:
+        """The servers that may give credit again, in the order in which they were held back."""
         if not self._held_back or (self._log.is_filling and not self.no_space):
-            return set()
-        held_back, self._held_back = self._held_back, set()
+            return []
+        held_back, self._held_back = list(self._held_back), {}
         return held_back
