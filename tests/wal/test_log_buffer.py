@@ -107,11 +107,13 @@ def test_nothing_is_vouched_for_if_nothing_is_synced() -> None:
 
 def test_one_batch_is_under_way_at_a_time() -> None:
     buffer = make()
+    assert not buffer.has_batch
     assert buffer.next_batch() is None
     buffer.insert(Drop(1))
     batch = buffer.next_batch()
     assert batch is not None
     buffer.insert(Drop(2))
+    assert not buffer.has_batch
     assert buffer.next_batch() is None
     buffer.batch_flushed(batch)
     following = buffer.next_batch()
