@@ -23,7 +23,6 @@ from pfs.actors.write_room import WriteRoom
 from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_table import PageTable
 from pfs.errors import CorruptionFound, PfsError
-from pfs.files.catalog import CatalogEntry
 from pfs.files.checked_file import CheckedFile
 from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
@@ -62,13 +61,35 @@ def recover(
         progress=progress,
     )
     try:
-        store.sync_names()  # also what a process that was killed made or removed after its last checkpoint
+        _count_all_pages(store, started)
+        store.catalog.sync_names()  # also what a process that was killed made or removed after its last checkpoint
         store.catalog.remove_strays()
     except BaseException:
         started.files.close()
         started.control.close()
         raise
     return started
+
+
+def _count_all_pages(store: PageFileStore, started: StartedLog) -> None:
+    """Let `page_counts` have every page file, and no number be used again.
+
+    A catalog that lacks one of them would make strays of its files, so it is refused before they are removed.
+    """
+    catalog, counts = store.catalog, started.page_counts
+    catalog.table = catalog.table.above(started.next_file_id - 1)
+    entries = catalog.table.by_number()
+    missing = sorted(counts.keys() - entries.keys())
+    if missing:
+        raise CorruptionFound(
+            f"the WAL counts the pages of page file {missing[0]}, which the catalog does not have: it is not the "
+            "catalog that belongs to this WAL; restore the directory from a backup"
+        )
+    for number in entries.keys() - counts.keys():  # it was there before the log was
+        try:
+            counts[number] = store.open_any(entries[number], repair=False).block_count()
+        finally:
+            store.close_file(number)
 
 
 class Storage:
@@ -97,7 +118,6 @@ class Storage:
             undo.callback(self.started.control.close)
             undo.callback(self.started.files.close)
             self.slots = SlotFiles(self.store.file_system)
-            page_counts = self._page_counts()
             undo.pop_all()
         self.table: PageTable[Waiting] = PageTable(options.buffer_bytes)
         self.dirty = DirtyPages()
@@ -109,11 +129,11 @@ class Storage:
             files.segment_size,
             self.started.redo_lsn,
             self.started.next_transaction,
-            page_counts,
+            self.started.page_counts,
         )
         self.retention = Retention(files, self.slots, options.wal.slot_bytes)
         self.log.buffer.dirty = self.dirty
-        self.log.keep_room_for(len(page_counts))
+        self.log.keep_room_for(len(self.started.page_counts))
         self.write_room = WriteRoom(self.dirty, self.log, options.dirty_bytes)
         start: Any = runtime.start
         readers = [start(VirtualFileWorker) for _ in range(options.read_workers)]
@@ -157,29 +177,6 @@ class Storage:
     def writer_of(self, file_id: int) -> Address:
         """The worker that makes all changes of a page file, one after the other."""
         return cast(Address, self._writers[file_id % len(self._writers)])
-
-    def _page_counts(self) -> dict[int, int]:
-        """The committed pages of every page file, by id; and no number is used again.
-
-        A catalog that lacks one of them would make strays of its files, so it is refused before they are removed.
-        """
-        catalog, counts = self.store.catalog, self.started.page_counts
-        catalog.table = catalog.table.above(self.started.next_file_id - 1)
-        entries = catalog.table.by_number()
-        missing = sorted(counts.keys() - entries.keys())
-        if missing:
-            raise CorruptionFound(
-                f"the WAL counts the pages of page file {missing[0]}, which the catalog does not have: it is not the "
-                "catalog that belongs to this WAL; restore the directory from a backup"
-            )
-        return {number: counts[number] if number in counts else self._count(entry) for number, entry in entries.items()}
-
-    def _count(self, entry: CatalogEntry) -> int:
-        """The pages of a file that was there before the log was, or before it counted them."""
-        try:
-            return self.store.open_any(entry, repair=False).block_count()
-        finally:
-            self.store.close_file(entry.number)
 
     def _heal(self, file_id: int, pgid: int) -> FoundPage | None:
         """A page that is damaged on disk, as the log has it; None if it does not.  May block."""

@@ -265,8 +265,8 @@ class System:
             self._settle()
             try:
                 yield
-            except CorruptionFound:
-                raise  # of one page file; nothing was changed
+            except CorruptionFound:  # of one page file
+                raise
             except FatalError as error:  # only recovery can tell now which files there are
                 self.panic(error)
                 raise

@@ -218,7 +218,7 @@ def test_check_of_a_directory_in_order_says_so(data: Path, run: Pfs) -> None:
 
 def test_check_says_what_a_crash_left_to_recover(crashed: Path, run: Pfs) -> None:
     first, second = run("check", crashed).splitlines()
-    assert first.startswith("not stopped in order: the next start recovers 80 transactions with 120 pages from ")
+    assert first.startswith("not stopped in order: the next start recovers 82 transactions with 120 pages from ")
     assert second == "in use; 2 page files, 0 pages checked: no damage"
     recovery = json.loads(run("check", crashed, "--json"))["recovery"]
     assert (recovery["transactions"], recovery["pages"], recovery["torn_bytes"]) == (80, 120, 0)

@@ -92,13 +92,14 @@ def server_name(name: str) -> str:
 class _Change:
     """The change that is being made."""
 
-    __slots__ = ("entry", "lsn", "message", "served", "stop_ref", "was_active")
+    __slots__ = ("entry", "is_durable", "lsn", "message", "served", "stop_ref", "was_active")
 
     def __init__(self, message: CreateEntry | RenameEntry | DropEntry) -> None:
         self.message = message
         self.entry: CatalogEntry | None = None
         self.lsn: int | None = None
         """Of its record, if that is inserted."""
+        self.is_durable = False
         self.served: ServedFile | None = None
         """Whose server was stopped for it."""
         self.was_active = False
@@ -148,8 +149,8 @@ class CatalogServer(Actor):
                 self._log_change(change)
             case RequestFailed(ref, error) if change is not None and ref == change.stop_ref:
                 self._not_stopped(change, error)
-            case Down(ref) if change is not None and change.stop_ref is not None and ref is self._server_ref(change):
-                self._log_change(change)
+            case Down(ref) if change is not None and ref is self._server_ref(change):
+                self._server_ended(change)
             case WalRoomMade(token) if token is change and change is not None:
                 self._log_change(change)
             case WalRefused(token, error) if token is change and change is not None:
@@ -203,6 +204,12 @@ class CatalogServer(Actor):
         """The server of the file that is to be dropped, if it lives."""
         ref = self._server_ref(change)
         return ref._actor if ref is not None else None
+
+    def _server_ended(self, change: _Change) -> None:
+        if change.is_durable:
+            self._end(change, Done(change.message.ref))
+        elif change.stop_ref is not None:
+            self._log_change(change)
 
     def _not_stopped(self, change: _Change, error: PfsError) -> None:
         if self._server(change) is None:  # it has ended instead
@@ -269,7 +276,13 @@ class CatalogServer(Actor):
             self._forget(entry)
             self._checkpointer.tell(RemoveFile(entry, change.lsn))
         self._checkpointer.tell(Dirtied())
-        self._end(change, Done(message.ref))
+        change.is_durable = True
+        server = self._server(change)
+        if server is None:
+            self._end(change, Done(message.ref))
+        else:  # so that nobody reaches it any more who knows of the drop
+            self.monitor(server.actor_ref)
+            server.actor_ref.stop(block=False)
 
     def _renamed(self, entry: CatalogEntry, new_name: str) -> None:
         served = self._served.get(entry.number)
@@ -283,8 +296,6 @@ class CatalogServer(Actor):
         served = self._served.pop(entry.number, None)
         if served is not None:
             self.scheduler.unregister(server_name(entry.name))
-            if served.server.is_alive():
-                served.server.stop(block=False)
             tell_outcomes(self._table.discard(entry.number, 0, _dropped(entry)))
             self._dirty.discard(entry.number, 0)
 

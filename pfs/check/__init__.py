@@ -89,7 +89,7 @@ def _look(
         found = Findings()
         saved = _check_catalog(fs, found)
         log = check_log(fs, found, progress)
-        catalog = _recovered_catalog(saved, log, found) if saved else None
+        catalog = saved if saved is None else _recovered(saved, log, found)
         report = Report(state=STATE_NAMES.get(log.state, "unknown") if log.state else "there is no log")
         damaged = check_pages(fs, catalog, log, found, report, segment_bytes, progress) if catalog else []
         check_strays(fs, catalog, log, found)
@@ -117,7 +117,7 @@ def _check_catalog(fs: FileSystem, found: Findings) -> CatalogTable | None:
     return catalog
 
 
-def _recovered_catalog(catalog: CatalogTable, log: LogFacts, found: Findings) -> CatalogTable:
+def _recovered(catalog: CatalogTable, log: LogFacts, found: Findings) -> CatalogTable:
     """The catalog as recovery will make it: its file is as old as a checkpoint."""
     if log.plan is None:
         return catalog

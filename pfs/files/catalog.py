@@ -105,6 +105,16 @@ class Catalog:
             self._pool.crashsafe_overwrite(CATALOG_FILE, TEMPORARY_FILE, encode(table))
             self._saved = table
 
+    def sync_names(self) -> None:
+        """Make durable that there are the files that there are.
+
+        For a start behind a process that was killed: it sees names that no sync has covered yet, and what it writes to
+        such a file would be lost with the name.
+        """
+        parts = PAGE_FILES.split("/")
+        for end in range(len(parts), -1, -1):
+            self._pool.sync_directory("/".join(parts[:end]))
+
     def _load(self) -> CatalogTable:
         try:
             with self._pool.open(CATALOG_FILE, kind="catalog") as file:
@@ -156,16 +166,6 @@ class Catalog:
             with suppress(FileMissing):
                 self._pool.remove(relation.sidecar_path(entry.address))
             self._manager.unlink(entry.address)
-
-    def sync_names(self) -> None:
-        """Make durable that there are the files that there are.
-
-        For a start behind a process that was killed: it sees names that no sync has covered yet, and what it writes to
-        such a file would be lost with the name.
-        """
-        parts = PAGE_FILES.split("/")
-        for end in range(len(parts), -1, -1):
-            self._pool.sync_directory("/".join(parts[:end]))
 
     def strays(self) -> list[str]:
         """Paths of relations' files that belong to no page file, as a crash may leave them."""

@@ -39,9 +39,9 @@ class StoreRedoTarget:
 
     def sync(self) -> None:
         """Make everything durable; the catalog last."""
-        self._store.make_durable(self._store.catalog.table)
         self._store.close_all()
-        self._store.sync_names()
+        self._store.make_durable(self._store.catalog.table)
+        self._store.catalog.sync_names()
 
     def _file(self, file_id: int) -> CheckedFile:
         """A page file, open; a torn tail is cut, since the log has what is missing."""

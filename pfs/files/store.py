@@ -165,15 +165,6 @@ class PageFileStore:
         self._pool.sync_pending()
         self.catalog.save(table)
 
-    def close_all(self) -> None:
-        """Sync and close the page files that are open, also what a process that was killed wrote to them."""
-        while self.open_files:
-            file = self.open_files.popitem()[1]
-            try:
-                file.sync()
-            finally:
-                file.close()
-
     def condition(self) -> Condition:
         """A lock for code that waits."""
         return self._fs.condition()
@@ -209,15 +200,19 @@ class PageFileStore:
         self.close_file(entry.number)
         self.catalog.remove_file(entry)
 
-    def sync_names(self) -> None:
-        """Make durable that there are the files that there are, whichever process made them."""
-        self.catalog.sync_names()
-
     def close_file(self, file_id: int) -> None:
         """Close an open page file; no effect if it is not open."""
         file = self.open_files.pop(file_id, None)
         if file is not None:
             file.close()
+
+    def close_all(self) -> None:
+        """Sync and close all page files that are open, also what a process that was killed wrote to them."""
+        for file_id, file in list(self.open_files.items()):
+            try:
+                file.sync()
+            finally:
+                self.close_file(file_id)
 
     def stats(self) -> dict[str, int | float]:
         return self._pool.stats()

@@ -55,8 +55,8 @@ def recover_once(fs: SimulatedFileSystem, options: SystemOptions) -> Found:
         closing.callback(started.files.close)
         contents: dict[str, Pages] = {}
         for entry in store.catalog.entries():
-            count = started.page_counts.get(entry.number, 0)
-            file = store.open(entry, count, repair=False)
+            file = store.open(entry, started.page_counts[entry.number], repair=False)
+            count = file.block_count()
             contents[entry.name] = tuple(file.read(0, count)) if count else ()
         return Found(contents, started.transactions, detached(fs.crash_image("none", Random(0))))
 

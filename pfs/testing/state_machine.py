@@ -259,7 +259,12 @@ class Machine(RuleBasedStateMachine):
             self.system.rename(name, new_name)
             model.numbers[new_name] = model.numbers.pop(name)
             self.events["rename"] += 1
-            self.check_closed(name)
+            if name in self.files:
+                self.files[new_name] = self.files.pop(name)
+                assert self.files[new_name].name == new_name
+            for stream in self.streams:
+                if stream.name == name:
+                    stream.name = new_name
             self.check(new_name)
 
     @rule(name=names)
@@ -271,7 +276,7 @@ class Machine(RuleBasedStateMachine):
             self.check_closed(name)
 
     def check_closed(self, name: str) -> None:
-        """The handle of a file that was dropped or renamed is of no use any more, and of no other file's."""
+        """The handle of a file that was dropped is of no use any more, and of no other file's."""
         file = self.files.pop(name, None)
         if file is not None:
             with self.expect(SystemStopped):

@@ -115,19 +115,19 @@ def page(number: int, round_: int = 0, size: int = 512) -> bytes:
     return bytes([number + 1, round_]) * (size // 2)
 
 
-def create(store: PageFileStore, name: str, page_size: int) -> None:
-    """A page file, in a catalog that is on disk."""
+def made_in(store: PageFileStore, name: str, page_size: int) -> None:
+    """Make a page file, of which the log says nothing."""
     entry = store.catalog.make_file(name, page_size)
     store.catalog.table = store.catalog.table.added(entry)
-    store.catalog.save(store.catalog.table)
+    store.make_durable(store.catalog.table)
 
 
 def made(*, stop: bool = True) -> Directory:
     """A directory whose log still has everything."""
     directory = Directory()
     with closing(directory.store()) as store:
-        create(store, "a", 512)
-        create(store, "b", 1024)
+        made_in(store, "a", 512)
+        made_in(store, "b", 1024)
     writes = [(A, first, [page(n) for n in range(first, first + 10)], first + 10) for first in range(0, PAGES, 10)]
     directory.session(*writes, (B, 0, [page(n, 7, 1024) for n in range(3)], 3), stop=stop)
     return directory

@@ -61,7 +61,7 @@ def never_sync_the_log(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_sync_the_data(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PageFileStore, "sync", lambda self: None)
+    patch.setattr(PageFileStore, "make_durable", lambda self, table: self.catalog.save(table))
 
 
 def forget_truncations_in_recovery(patch: pytest.MonkeyPatch) -> None:
@@ -84,14 +84,14 @@ def show_the_newest_page_whatever_the_cut(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_the_catalog_in_memory(patch: pytest.MonkeyPatch) -> None:
-    save, number = Catalog._save, count(1)
+    save, number = Catalog.save, count(1)
 
     def save_most(self: Catalog, table: Any) -> None:
         if next(number) % 5:
             save(self, table)
-        self._table = table
+        self._saved = table
 
-    patch.setattr(Catalog, "_save", save_most)
+    patch.setattr(Catalog, "save", save_most)
 
 
 def leave_the_pages_when_a_file_is_cut(patch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,12 @@ from pfs.actors.wal_server import WalFlushed
 from pfs.files.catalog import Catalog
 from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
+from pfs.storage import recover as recover_store
 from pfs.system import System, SystemOptions
 from pfs.testing.disk import CrashPolicy
 from pfs.testing.faults import Operation
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.testing.scheduler import SimulatedScheduler
-from pfs.wal.recovery import start_log
 from pfs.wal.shared_log import WalOptions
 
 PAGE_SIZE = 512
@@ -199,19 +199,12 @@ def recover(disk: SimulatedFileSystem) -> tuple[State, set[int], int]:
     """What plain recovery finds: the state, the numbers in use, the next number; nothing is left open."""
     store = PageFileStore(disk, clock=lambda: 0.0, segment_bytes=OPTIONS.segment_bytes, descriptors=3)
     try:
-        log = start_log(
-            disk,
-            StoreRedoTarget(store),
-            new_system_id=lambda: 1,
-            segment_size=SEGMENT,
-            boot_id=disk.boot_id(),
-        )
+        log = recover_store(store, OPTIONS.wal, lambda: 1)
         log.files.close()
         log.control.close()
         numbers = {entry.number for entry in store.catalog.entries()}
         assert numbers == log.page_counts.keys()
-        next_number = max(store.catalog.next_number, log.next_file_id)
-        store.catalog.remove_strays()
+        next_number = store.catalog.next_number
         assert store.catalog.strays() == []
         return found_in(store, log.page_counts), numbers, next_number
     finally:

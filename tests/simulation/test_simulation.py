@@ -165,7 +165,7 @@ def begin_recovery_behind_writes_under_way(patch: pytest.MonkeyPatch) -> None:
 
 
 def record_checkpoints_without_syncing_data(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PageFileStore, "sync", lambda self: None)
+    patch.setattr(PageFileStore, "make_durable", lambda self, table: self.catalog.save(table))
 
 
 def forget_truncations(patch: pytest.MonkeyPatch) -> None:
