@@ -18,7 +18,6 @@ from pfs.errors import (
     OutOfRange,
     PageIOError,
     RequestTooLarge,
-    SyncFailed,
     SystemFailed,
 )
 from pfs.protocol import (
@@ -934,17 +933,24 @@ def test_old_pages_that_only_the_disk_has_are_read_before_they_are_overwritten(m
 @pytest.mark.parametrize("what", ["open", "rename", "drop"])
 def test_a_change_of_names_that_fails_half_way_ends_the_system(make_world: Make, what: str) -> None:
     world = make_world(4)
-    world.disk.faults.append(Fault(error=errno.EIO, operation="fsync", path="pfs.catalog*"))
+    world.disk.faults.append(Fault(error=errno.EIO, operation="fdatasync", path="pfs_wal/*"))
     changes: dict[str, Callable[[], object]] = {
         "open": lambda: world.system.open("another"),
         "rename": lambda: world.system.rename(NAME, "renamed"),
         "drop": lambda: world.system.drop(NAME),
     }
-    with pytest.raises(SyncFailed):
+    with pytest.raises(SystemFailed, match=r"could not sync 'pfs_wal"):
         changes[what]()
-    assert world.system.failed is not None
-    with pytest.raises(SystemFailed, match=r"could not sync 'pfs\.catalog"):
+    with pytest.raises(SystemFailed):
         world.system.names()
+
+
+def test_a_catalog_that_cannot_be_synced_at_a_checkpoint_ends_the_system(make_world: Make) -> None:
+    world = make_world(4)
+    world.disk.faults.append(Fault(error=errno.EIO, operation="fsync", path="pfs.catalog*"))
+    world.system.open("another")
+    with pytest.raises(SystemFailed, match=r"could not sync 'pfs\.catalog"):
+        world.system.checkpoint()
 
 
 def test_a_system_whose_log_fails_while_it_starts_is_not_there_and_leaves_nothing_open() -> None:
