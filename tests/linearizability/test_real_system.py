@@ -86,7 +86,7 @@ def begin_one_append_in_fifty_a_page_too_early(patch: pytest.MonkeyPatch) -> Non
 
     def commit_early(self: WriteService, request: Any) -> None:
         if next(number) % 50 == 0:
-            self._tail -= 1
+            self.tail -= 1
         commit(self, request)
 
     patch.setattr(WriteService, "_commit", commit_early)
