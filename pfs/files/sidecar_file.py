@@ -14,6 +14,7 @@ with the first block written, and a block beyond its end, or in a hole, is one o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pfs.cache.lru import LruCache
 from pfs.errors import FileMissing
@@ -165,11 +166,7 @@ class SidecarFile:
         file = self._file
         if file is not None:
             return file
-        with self._opening:
-            if self._file is None:
-                try:
-                    self._file = self._pool.open(self.path, _PERHAPS_NEW if create else _EXISTING, kind="sidecar")
-                except FileMissing:
-                    if create:
-                        raise
-            return self._file
+        options = _PERHAPS_NEW if create else _EXISTING
+        with self._opening, suppress(*(() if create else (FileMissing,))):
+            self._file = self._file or self._pool.open(self.path, options, kind="sidecar")
+        return self._file

@@ -86,6 +86,11 @@ def test_the_first_pages_of_a_bulk_append_may_have_images() -> None:
     assert settled.pages == {1: {}}
 
 
+def test_a_bulk_append_with_an_image_of_a_page_that_it_does_not_have_is_corruption() -> None:
+    with pytest.raises(CorruptionFound, match="has an image of number 3"):
+        plan_of(image(1, 3), Commit(1, 1, 8, 0, 2, 2, bulk=True))
+
+
 def test_a_transaction_from_before_the_redo_point_is_in_the_data_files_and_newer_than_images_before_it() -> None:
     plan = plan_of(
         image(2), Commit(2, 1, 16, 0, 1, 9), Commit(1, 1, 8, 0, 1, 9), image(3), Commit(3, 1, 40, 7, 1, 9), redo_lsn=16
