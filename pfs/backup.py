@@ -3,19 +3,20 @@
 The copy is made beside whoever writes, in this process or another, without their help:
 
     1. a slot holds the log back from the redo point on; the control file is read after that (`pfs.wal.slots`)
-    2. the data files are copied as they are: pages may be torn, half a request may be there, sizes may not fit
-    3. the catalog is read, and the log up to its end
-    4. the catalog is read again; if it is another, what is new is copied, and so are pages that were appended in bulk;
-       and 3 again, until there is nothing new
+    2. the catalog and the data files are copied as they are: pages may be torn, half a request may be there, files may
+       be missing, sizes may not fit
+    3. the log is read up to its end
+    4. pages that were appended in bulk since the redo point are copied again; and 3 again, until there are no new ones
     5. the log is copied from the redo point to that end, and read again from the copy
     6. the control file is written as it was read in 1
 
 Opening the copy is a recovery from the redo point, and that makes it consistent: whatever was written to a data file
 while it was copied, or since the checkpoint, has its full image in the log behind the redo point; and it was in the
-log, durably, before it reached the file, so before the end that is found in 3.  Bulk appends have no images; but their
-pages are in the file before their COMMIT is in the log, so they are copied once more after their COMMIT was seen.  What
-else happens to these pages meanwhile has images in the log behind, which is why 3 is repeated.  Files are cut and
-removed only after the log says so, durably, and the end of the log is looked for after that.
+log, durably, before it reached the file, so before the end that is found in 3.  The same is true of the catalog.  Bulk
+appends have no images; but their pages are in the file before their COMMIT is in the log, so they are copied once more
+after their COMMIT was seen.  What else happens to these pages meanwhile has images in the log behind, which is why 3 is
+repeated.  Files are cut and removed only after the log says so, durably, and the end of the log is looked for after
+that.
 
 So the copy holds everything that was durable when the copying began, and it is a state that the directory went
 through.  It has the system id of its source.  Slots are not copied.
@@ -26,7 +27,7 @@ Until step 6 there is a mark in place of the control file, and whoever opens the
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ import msgspec
 from pfs.errors import Busy, FileExists, FileMissing, InvalidRequest, PfsError, SlotExists, SlotLost, SlotNotFound
 from pfs.files import relation
 from pfs.files.catalog import CATALOG_FILE
-from pfs.files.catalog_table import DATABASE, CatalogTable, decode, encode
+from pfs.files.catalog_table import DATABASE, decode, encode
 from pfs.files.filesystem import FileStat, FileSystem, WriteBuffer
 from pfs.files.posix import PosixFileSystem
 from pfs.files.relation import DEFAULT_TABLESPACE, Fork, RelationAddress
@@ -62,7 +63,7 @@ DATA_DIRECTORY = "base"
 CHUNK = 1 << 20
 """Bytes that are copied at a time."""
 MOST_ROUNDS = 100
-"""So often new files and bulk appends are copied after; the next round is shorter, as it has less to copy."""
+"""So often bulk appends are copied after; the next round is shorter, as it has less to copy."""
 
 
 class BackupReport(NamedTuple):
@@ -171,20 +172,23 @@ class _Backup:
         self._control = self._read_control()
         self._log = GrowingLog(source, self._control)
         self._directories = {""}
-        self._copied: set[str] = set()
+        self._files = 0
         self._bytes = 0
 
     def run(self) -> BackupReport:
         self._claim()
-        catalog = self._copy_data()
+        catalog = decode(read_whole(self._source, CATALOG_FILE), CATALOG_FILE)
         self._write(CATALOG_FILE, [encode(catalog)])
+        self._copy_files()
+        self._read_log()
+        self._copy_bulk_appends({entry.number: entry.page_size for entry in catalog.entries.values()})
         self._copy_log()
         for path in sorted(self._directories, reverse=True):
             with failing("sync", f"sync directory {path!r} of the backup"):
                 self._destination.sync_directory(path)
         _check_slot(SlotFiles(self._source), self._slot)
         self._finish()
-        return BackupReport(self._control.redo_lsn, self._log.end, len(self._copied), self._bytes)
+        return BackupReport(self._control.redo_lsn, self._log.end, self._files, self._bytes)
 
     def _claim(self) -> None:
         """Lock the destination, and mark it as unfinished, before anything in it looks like data."""
@@ -213,33 +217,15 @@ class _Backup:
 
     # ------------------------------------------------------------------------------------------ data files
 
-    def _copy_data(self) -> CatalogTable:
-        """Copy the data files, and read the log that goes with them; returns the catalog that does."""
-        for _ in range(MOST_ROUNDS):
-            catalog = self._read_catalog()
-            self._copy_new_files()
-            for bulk in self._log.take_bulk():
-                self._copy_bulk(bulk, catalog)
-            now = self._read_control()
-            if now.epoch != self._control.epoch:
-                raise Busy("the directory was opened anew while it was copied: make the backup again")
-            self._log.read_on(now.durable_hint)
-            if self._read_catalog() == catalog and not self._log.has_bulk:
-                return catalog
-        raise Busy(f"after {MOST_ROUNDS} rounds there is still something new to copy: try when less is appended")
-
-    def _read_catalog(self) -> CatalogTable:
-        return decode(read_whole(self._source, CATALOG_FILE), CATALOG_FILE)
-
-    def _copy_new_files(self) -> None:
-        paths = [path for path in self._data_files(DATA_DIRECTORY) if path not in self._copied]
+    def _copy_files(self) -> None:
+        paths = list(self._data_files(DATA_DIRECTORY))
         total, done = sum(map(self._size, paths)), 0
         for path in paths:
             self._make_directories(path)
             for count in self._copy(path, 0, None):
                 done += count
                 self._progress(Progress("copying page files", done, max(total, done)))
-            self._copied.add(path)
+        self._files = len(paths)
 
     def _data_files(self, path: str) -> Iterator[str]:
         with suppress(FileMissing):
@@ -253,12 +239,21 @@ class _Backup:
                 elif relation.parse_file_name(name) or relation.parse_sidecar_name(name):
                     yield inner
 
-    def _copy_bulk(self, bulk: BulkAppended, catalog: CatalogTable) -> None:
+    def _copy_bulk_appends(self, page_sizes: Mapping[int, int]) -> None:
+        """Copy what was appended in bulk, and read the log behind it.  page_sizes: of files in the catalog, by id."""
+        for _ in range(MOST_ROUNDS):
+            appended = self._log.take_bulk()
+            if not appended:
+                return
+            for each in appended:
+                page_size = page_sizes.get(each.file_id) or self._log.page_sizes.get(each.file_id)
+                if page_size is not None:  # else it was dropped since
+                    self._copy_bulk(each, page_size)
+            self._read_log()
+        raise Busy(f"after {MOST_ROUNDS} rounds there are still new bulk appends: make the backup when there are less")
+
+    def _copy_bulk(self, bulk: BulkAppended, page_size: int) -> None:
         """Copy the pages of a bulk append, and their part of the sidecar, as far as they are still there."""
-        sizes = {entry.number: entry.page_size for entry in catalog.entries.values()}
-        page_size = sizes.get(bulk.file_id) or self._log.page_sizes.get(bulk.file_id)
-        if page_size is None:  # it was dropped since, and its name is not in the catalog any more
-            return
         address = RelationAddress(DEFAULT_TABLESPACE, DATABASE, bulk.file_id)
         first, end = bulk.pgid * page_size, (bulk.pgid + bulk.n) * page_size
         segment_size = self._segment_size(address) or end
@@ -341,6 +336,12 @@ class _Backup:
             close_file(fs, descriptor)
 
     # ------------------------------------------------------------------------------------------ the log
+
+    def _read_log(self) -> None:
+        now = self._read_control()
+        if now.epoch != self._control.epoch:
+            raise Busy("the directory was opened anew while it was copied: make the backup again")
+        self._log.read_on(now.durable_hint)
 
     def _copy_log(self) -> None:
         log, data = self._log, self._control

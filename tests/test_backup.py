@@ -17,7 +17,7 @@ import pytest
 
 import pfs
 from pfs.actors.requests import ServerOptions
-from pfs.backup import MOST_ROUNDS, backup, backup_directory
+from pfs.backup import backup, backup_directory
 from pfs.check import check
 from pfs.errors import (
     BackupUnfinished,
@@ -77,7 +77,7 @@ def opened(disk: SimulatedFileSystem, options: SystemOptions = OPTIONS) -> Syste
 
 
 class Writers:
-    """Processes of a simulation that append, overwrite, truncate, and make files."""
+    """Processes of a simulation that append, overwrite, truncate, and change names."""
 
     FILES: dict[str, Kind] = {"shared": "shared", "private 0": "private", "private 1": "private"}
 
@@ -107,11 +107,18 @@ class Writers:
             else:
                 self.send(name, "append", self.texts(name, n), durability)
 
-    def make_files(self, steps: int) -> None:
+    def change_names(self, steps: int, random: Random) -> None:
+        """Make, rename and drop files, and tell of each change in "shared" when it is acknowledged."""
         for _ in range(steps):
             [name] = self.texts("made", 1)
             self.open(name).append([fill(name, PAGE_SIZE)])
             self.send("shared", "append", [name])
+            if random.random() < 0.6:
+                self.system.rename(name, f"renamed {name}")
+                self.send("shared", "append", [f"renamed {name}"])
+                if random.random() < 0.5:
+                    self.system.drop(f"renamed {name}")
+                    self.send("shared", "append", [f"dropped {name}"])
 
     def open(self, name: str) -> PageFile:
         return self.system.open(name, page_size=PAGE_SIZE)
@@ -130,7 +137,7 @@ class Writers:
         self.known.end(request, {"pgid": pgid})
 
     def spawn(self, steps: int, files: int) -> list[Callable[[], bool]]:
-        tasks = [partial(self.make_files, files)]
+        tasks = [partial(self.change_names, files, Random(self.random.random()))]
         tasks += [partial(self.write, name, steps, Random(self.random.random())) for name in self.FILES]
         return [self.scheduler.spawn(task) for task in tasks]
 
@@ -162,13 +169,26 @@ def test_a_copy_made_while_others_write_has_what_was_acknowledged_before_it(seed
         with opened(copy) as restored:
             found = {name: read_all(restored, name) for name in Writers.FILES}
             known.check(found)
-            for made in [text for text in found["shared"] if text.startswith("made")]:
-                assert made in restored.names(), f"{made} was there before something that is in the copy"
-                assert read_all(restored, made) == [made]
+            check_names(restored, found["shared"])
         assert not copy.open_descriptors
         whole(copy)
         with opened(copy) as restored:
             assert restored.stats()["wal"]["replayed_transactions"] == 0
+
+
+def check_names(restored: System, told: list[str]) -> None:
+    """A file has the name that it had last, or one that it got since and nothing in the copy tells of."""
+    names = restored.names()
+    for made in [text for text in told if text.startswith("made")]:
+        there = [name for name in names if name.endswith(made)]
+        if f"dropped {made}" in told:
+            assert there == []
+        elif f"renamed {made}" in told:
+            assert there in ([], [f"renamed {made}"])
+        else:
+            assert there in ([made], [f"renamed {made}"])
+        for name in there:
+            assert read_all(restored, name) == [made]
 
 
 def whole(disk: SimulatedFileSystem) -> None:
@@ -367,24 +387,24 @@ def test_a_log_that_grows_while_its_end_is_looked_for_is_no_damage() -> None:
     assert pages_of(copy) == ["0", "1", "2", "3"]
 
 
-def test_new_files_without_an_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_that_are_made_while_the_log_is_read_are_found() -> None:
     disk, copy = SimulatedFileSystem(keep_journal=False), SimulatedFileSystem()
     scheduler = SimulatedScheduler(1)
     system = start(disk, scheduler, OPTIONS)
-    numbers = iter(range(1000))
+    file = system.open("f", page_size=PAGE_SIZE)
 
-    def make() -> None:
+    def append() -> None:  # the names of the segments were listed just now
+        last = system._storage.started.files.end_of_segments()
         disk.on_operation = scheduler.file_call
-        system.open(f"{next(numbers)}", page_size=PAGE_SIZE)
-        system.checkpoint()
+        while system._storage.log.buffer.inserted < last:
+            file.append([fill("x", PAGE_SIZE)])
 
-    monkeypatch.setattr("pfs.backup.MOST_ROUNDS", 5)
-    during(disk, "open", "pfs.catalog", make, times=MOST_ROUNDS)
-    with pytest.raises(Busy, match="5 rounds"):
-        backup(disk, copy)
+    during(disk, "open", f"pfs_wal/{1:08X}{0:08X}{1:08X}", append)
+    backup(disk, copy)
     disk.on_operation = scheduler.file_call
-    assert system.slots() == []
+    pages = file.page_count
     system.stop()
+    assert pages_of(copy) == ["x"] * pages
 
 
 def test_a_directory_that_is_opened_anew_meanwhile_is_refused() -> None:
@@ -517,6 +537,22 @@ def test_a_bulk_append_while_another_is_copied_is_copied_too() -> None:
     assert texts_in(copy, "base/5/16384")[4:] == ["first 4", "first 5", *texts[:10]]
     assert texts_in(copy, "base/5/16384.1") == texts[10:26]
     assert texts_in(copy, "base/5/16384.2") == texts[26:]
+
+
+def test_bulk_appends_without_an_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, copy = stopped(4), SimulatedFileSystem()
+    log = BulkLog(disk)
+    pgids = iter(range(4, 1000, 2))
+    monkeypatch.setattr("pfs.backup.MOST_ROUNDS", 5)
+
+    def append() -> None:
+        log.bulk_append(16384, next(pgids), 2, "more")
+
+    during(disk, "open", "base/5/16384", append, times=100)
+    with pytest.raises(Busy, match="5 rounds"):
+        backup(disk, copy)
+    log.close()
+    refused(copy)
 
 
 def test_segments_before_a_bulk_append_are_full_in_the_copy() -> None:

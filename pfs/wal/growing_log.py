@@ -49,12 +49,8 @@ class GrowingLog:
         last = self.end if self._scan.switched else self.end - SEGMENT_HEADER_SIZE - 1
         return last // self._data.segment_size
 
-    @property
-    def has_bulk(self) -> bool:
-        """Whether bulk appends were found that nobody has taken."""
-        return bool(self._bulk)
-
     def take_bulk(self) -> list[BulkAppended]:
+        """The bulk appends that were found since the last call."""
         taken, self._bulk = self._bulk, []
         return taken
 
@@ -63,16 +59,18 @@ class GrowingLog:
 
         durable: so far it must be readable at least.  Raises `WalDamaged`, `WalSegmentMissing`, `ForeignWalSegment`.
         """
+        scan = self._scan
         self._read()
-        leftover = self._reader.look_ahead(self._scan.end, self._scan.epoch)
-        if leftover.voucher is not None:
-            stopped_at = self._scan.end
-            self._read()
-            if self._scan.end > stopped_at:
-                leftover = leftover._replace(voucher=None)
-        check_tail(self._files, self._scan, leftover, durable)
+        leftover = self._reader.look_ahead(scan.end, scan.epoch)
+        if leftover.voucher is not None and self._read():
+            leftover = leftover._replace(voucher=None)
+        while scan.switched and scan.missing is not None and self._read():
+            pass  # the segment that the log goes on in was made after the names were listed
+        check_tail(self._files, scan, leftover, durable)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read on; whether there was more."""
+        before = self._scan.end
         self._files.look_again()
         self._reader.forget()
         for record in self._scan:
@@ -85,6 +83,7 @@ class GrowingLog:
                 assert isinstance(body, Create)
                 self.page_sizes[record.file_id] = body.page_size
         self._reader.forget()
+        return self._scan.end > before
 
     def check_checkpoint(self) -> None:
         """Raise `WalDamaged` unless the checkpoint that the control file names is there."""

@@ -129,7 +129,9 @@ class LogReader:
 
 
 class LogScan:
-    """The valid records from a position on: iterate it once, then ask where it ended.
+    """The valid records from a position on: iterate it, then ask where it ended.
+
+    To iterate it again is to go on from there, for when the log has grown (`LogReader.forget` comes first).
 
     start: where a record begins, or could begin: the end of a record will do, unless it is a SEGMENT_SWITCH.
     newest_epoch: no record of a later epoch is valid (the control file has the highest ever used).
@@ -158,6 +160,7 @@ class LogScan:
     def __iter__(self) -> Generator[Record]:
         reader, seed, size = self._reader, self._reader.seed, self._reader.segment_size
         position = self.end
+        self.missing = None
         while True:
             offset = position % size
             if offset < SEGMENT_HEADER_SIZE:
