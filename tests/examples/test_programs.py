@@ -43,7 +43,8 @@ def test_the_actor_client_hears_why_its_append_failed(tmp_path: Path) -> None:
     with pfs.System(tmp_path) as system:
         file = system.open("small", page_size=actor_client.PAGE_SIZE)
         done: pykka.ThreadingFuture[int] = pykka.ThreadingFuture()
-        system.start(actor_client.Writer, file.server, 1 << 24, done)
+        file.append([bytes(actor_client.PAGE_SIZE)])
+        system.start(actor_client.Writer, file.server, (1 << 32) - 1, done)
         with pytest.raises(RequestTooLarge):
             done.get(timeout=30)
-        assert file.page_count == 0
+        assert file.page_count == 1
