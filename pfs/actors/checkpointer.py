@@ -333,6 +333,12 @@ class Checkpointer(Actor):
 
     def _log_blocks(self, token: _BlocksRead, blocks: Blocks) -> None:
         file_id = token.group[0].file_id
+        if file_id not in self._log.page_counts:
+            # Dropped meanwhile: behind its DROP the log must not speak of it, and its pages are dirty no more.
+            self._in_flight -= 1
+            for run in token.group:
+                self._dirty.written(run)
+            return
         missing = self._images.missing(file_id, token.blocks)  # another group may have logged some meanwhile
         for number, block in zip(token.blocks, blocks, strict=True):
             if number in missing:

@@ -229,6 +229,24 @@ def test_a_page_file_is_dropped_while_its_pages_are_being_written(make_world: Ma
     world.system.open("new", page_size=PAGE_SIZE).append([page("y")])
 
 
+def test_the_log_does_not_speak_of_a_page_file_behind_its_drop(make_world: Make) -> None:
+    world = make_world(dirty_bytes=1)
+    client = Client(world)
+    world._hold_up(world.file, "sidecar_blocks", "sidecar_blocks")
+    world.hold("sidecar_blocks")
+    client.append([page("x")] * 6)
+    world.settle()
+    assert "sidecar_blocks" in world.calls
+    ref = ask(world, client, DropEntry, NAME)
+    assert type(client.end(ref)) is Done
+    world.storage.checkpointer.tell(MakeCheckpoint(None))  # its redo point is past the DROP
+    world.settle()
+    world.let_go()
+    assert names_after_a_crash(world) == []
+    world.checkpoint()
+    assert world.disk.listdir("base/5") == []
+
+
 def test_what_is_being_logged_ends_before_the_drop_and_nothing_is_taken_up_after_it(make_world: Make) -> None:
     world = make_world(3)
     client = Client(world)
