@@ -9,6 +9,8 @@ middle of one, perhaps again in the recovery, leaves what one of the crash polic
 * that prefix has everything that was acknowledged as durable;
 * the call that was under way happened wholly or not at all, and only behind all others.
 
+After each stop in order `pfs.check` finds nothing that should not be so.
+
     python -m pfs.testing.state_machine --examples 500 --steps 50              # the same examples every time
     python -m pfs.testing.state_machine --examples 500 --steps 50 --seed 7     # others
 """
@@ -33,6 +35,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from pfs.actors.requests import ServerOptions
+from pfs.check import check
 from pfs.errors import (
     InvalidRequest,
     OutOfRange,
@@ -431,6 +434,9 @@ class Machine(RuleBasedStateMachine):
         self.model.settle(len(self.model.pending))
         assert not self.scheduler.living
         assert not self.fs.open_descriptors
+        self.fs.on_operation = None
+        damage = [str(each) for each in check(self.fs, segment_bytes=self.options.segment_bytes).findings if each.damage]
+        assert not damage, f"after a clean stop: {'; '.join(damage)}"
 
     # -- crashes
 

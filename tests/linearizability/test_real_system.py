@@ -19,7 +19,7 @@ from pfs.actors.write_service import WriteService
 from pfs.cache.dirty_pages import DirtyPages
 from pfs.cache.page_file_state import PageFileState
 from pfs.cache.page_table import PageTable
-from pfs.errors import WrongPageLength
+from pfs.errors import PageCorrupt, WrongPageLength
 from pfs.testing import recorded_clients
 from pfs.testing.recorded_clients import Recording, main, mark_of, record
 
@@ -94,7 +94,7 @@ def begin_one_append_in_fifty_a_page_too_early(patch: pytest.MonkeyPatch) -> Non
 
 PLANTED: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     show_the_newest_page_whatever_the_cut: "not one cut",
-    forget_one_dirty_page_in_fifty: "",  # a page that was never written may be read as anything
+    forget_one_dirty_page_in_fifty: "",
     leave_one_old_page_in_fifty_in_the_pool: "",
     begin_one_append_in_fifty_a_page_too_early: "the file ended at page",
 }
@@ -106,7 +106,12 @@ def test_what_is_planted_is_found(
 ) -> None:
     plant(monkeypatch)
     for seed in range(10):
-        _, violations = run(tmp_path, seed, 3000)
+        try:
+            _, violations = run(tmp_path, seed, 3000)
+        except PageCorrupt:
+            # Of a page that never reached the disk the sidecar says so, before anybody can read something wrong.
+            assert plant is forget_one_dirty_page_in_fifty
+            return
         if [violation for violation in violations if PLANTED[plant] in violation]:
             assert f"--seed {seed} --operations 3" in violations[-1]
             return

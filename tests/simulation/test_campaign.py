@@ -14,6 +14,7 @@ import pytest
 
 from pfs.actors.write_service import WriteService
 from pfs.cache.dirty_pages import DirtyPages
+from pfs.files.catalog import Catalog
 from pfs.files.descriptors import DescriptorPool
 from pfs.files.store import PageFileStore
 from pfs.testing import campaign
@@ -126,7 +127,7 @@ def never_sync_the_log(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_sync_data_files_at_a_checkpoint(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PageFileStore, "sync", lambda self: None)
+    patch.setattr(PageFileStore, "make_durable", lambda self, table: self.catalog.save(table))
 
 
 def never_sync_the_names_of_files(patch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,7 @@ def never_sync_the_names_of_segments(patch: pytest.MonkeyPatch) -> None:
 
 
 def trust_the_names_that_a_killed_process_left(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PageFileStore, "sync_names", lambda self: None)
+    patch.setattr(Catalog, "sync_names", lambda self: None)
 
 
 KNOCK_OUTS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
