@@ -435,7 +435,8 @@ class Machine(RuleBasedStateMachine):
         assert not self.scheduler.living
         assert not self.fs.open_descriptors
         self.fs.on_operation = None
-        damage = [str(each) for each in check(self.fs, segment_bytes=self.options.segment_bytes).findings if each.damage]
+        findings = check(self.fs, segment_bytes=self.options.segment_bytes).findings
+        damage = [str(finding) for finding in findings if finding.damage]
         assert not damage, f"after a clean stop: {'; '.join(damage)}"
 
     # -- crashes
