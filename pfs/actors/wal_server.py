@@ -5,7 +5,8 @@ whose handlers run one at a time, so an insertion costs no message and fails, if
 What takes messages is waiting: `WalFlush(upto)` is answered with `WalFlushed` when everything before `upto` is durable.
 
 While the device writes and syncs one batch, records gather for the next; each batch is one gathered write and one sync.
-The next batch waits a moment for those whose commits the last one made durable (`pfs.wal.gathering`).
+With the option `commit_delay` the next batch waits a moment for those whose commits the last one made durable
+(`pfs.wal.gathering`); without it there is no artificial delay.
 Everybody who waits is told in the order of their LSNs.  The device does nothing but the system calls; what is computed
 is computed here.
 
@@ -179,7 +180,7 @@ class WalServer(Actor):
         self._panic = panic
         self._order = count()
         self._waiting: list[tuple[int, int, WalFlush | WalAppend]] = []
-        self._gathering = Gathering()
+        self._gathering = Gathering(log.options.commit_delay)
         self._alarm_set = False
         self._sent_at = 0.0
         self._room_waiting: list[WalRoom | WalAppend] = []

@@ -72,6 +72,7 @@ def plan(seed: int) -> Plan:
             batch_bytes=choose((1, 2000, 1 << 20)),
             batch_requests=choose((1, 3, 256)),
             compress=choose((False, True)),
+            commit_delay=choose((0.0, 0.005)),
         ),
     )
     return Plan(

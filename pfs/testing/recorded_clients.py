@@ -354,6 +354,7 @@ def small_options(random: Random) -> SystemOptions:
             checkpoint_seconds=random.choice((0.05, 300.0)),
             batch_requests=random.choice((4, 256)),
             compress=random.random() < 0.3,
+            commit_delay=random.choice((0.0, 0.005)),
         ),
         server=ServerOptions(
             chunk=random.choice((1, 4)),

@@ -143,6 +143,7 @@ def small_options(random: Random) -> SystemOptions:
             checkpoint_seconds=choose((0.01, 1000.0)),
             batch_bytes=choose((1, 2000, 1 << 20)),
             compress=choose((False, True)),
+            commit_delay=choose((0.0, 0.005)),
         ),
         server=ServerOptions(
             chunk=choose((1, 3, 8)),

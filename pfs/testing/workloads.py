@@ -142,6 +142,7 @@ def random_workload(seed: int) -> Workload:
             batch_requests=choose((1, 3, 256)),
             sync_method=choose(("fdatasync", "fdatasync", "fsync", "O_DSYNC")),
             compress=choose((False, False, True)),
+            commit_delay=choose((0.0, 0.005)),
         ),
     )
     count = choose((1, 1, 2, 3))

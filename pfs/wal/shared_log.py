@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import count
 
@@ -32,9 +33,10 @@ class WalOptions(msgspec.Struct, frozen=True):
 
     `segment_bytes`: of a segment file; `most_bytes`: what the log may take up since the last checkpoint, with its
     reserve; `slot_bytes`: what slots may hold back beside that (`pfs.wal.retention`); `checkpoint_bytes`: so much log
-    begins a checkpoint; `checkpoint_seconds`: so much time does, if anything
-    was logged; `batch_bytes`, `batch_requests`: the most that one write and sync takes along; `sync_method`: see
-    `pfs.wal.log_files`; `compress`: store page images compressed where that saves space.
+    begins a checkpoint; `checkpoint_seconds`: so much time does, if anything was logged; `batch_bytes`,
+    `batch_requests`: the most that one write and sync takes along; `sync_method`: see `pfs.wal.log_files`; `compress`:
+    store page images compressed where that saves space; `commit_delay`: the most seconds that a batch waits for more
+    commits, see `pfs.wal.gathering` (0.0: it never waits).
     """
 
     segment_bytes: int = 16 << 20
@@ -46,6 +48,7 @@ class WalOptions(msgspec.Struct, frozen=True):
     batch_requests: int = 256
     sync_method: SyncMethod = "fdatasync"
     compress: bool = False
+    commit_delay: float = 0.0
 
     def __post_init__(self) -> None:
         check_segment_size(self.segment_bytes)
@@ -55,6 +58,8 @@ class WalOptions(msgspec.Struct, frozen=True):
                 raise InvalidRequest(f"{name} must be an int of at least 1, not {value!r}")
         if type(self.checkpoint_seconds) not in (int, float) or not self.checkpoint_seconds > 0:
             raise InvalidRequest(f"checkpoint_seconds must be a number above 0, not {self.checkpoint_seconds!r}")
+        if type(self.commit_delay) not in (int, float) or not 0 <= self.commit_delay < math.inf:
+            raise InvalidRequest(f"commit_delay must be a number of seconds of at least 0, not {self.commit_delay!r}")
         if self.sync_method not in SYNC_METHODS:
             raise InvalidRequest(f"sync_method must be one of {', '.join(SYNC_METHODS)}, not {self.sync_method!r}")
 

@@ -673,10 +673,13 @@ def two_writers_at_a_slow_disk(world: World) -> tuple[Client, Client, int]:
     return one, other, second
 
 
-def test_the_next_batch_waits_for_who_was_told_just_now(make_world: Make) -> None:
+PATIENT = msgspec.structs.replace(SMALL_LOG, commit_delay=0.005)
+
+
+def test_the_next_batch_waits_for_who_was_told_just_now_if_it_is_to(make_world: Make) -> None:
     syncs = []
     for seed in range(10):
-        world = make_world(4, seed=seed)
+        world = make_world(4, seed=seed, wal=PATIENT)
         one, other, second = two_writers_at_a_slow_disk(world)
         third = one.write(2, [page("c")])
         world.settle()
@@ -686,8 +689,19 @@ def test_the_next_batch_waits_for_who_was_told_just_now(make_world: Make) -> Non
     assert syncs.count(2) > 6, syncs  # in the others the clock leapt
 
 
+def test_no_batch_waits_by_default(make_world: Make) -> None:
+    for seed in range(10):
+        world = make_world(4, seed=seed)
+        one, other, second = two_writers_at_a_slow_disk(world)
+        third = one.write(2, [page("c")])
+        world.settle()
+        other.written(second)
+        one.written(third)
+        assert world.calls.count("sync") == 3
+
+
 def test_the_next_batch_does_not_wait_long_for_who_does_not_come(make_world: Make) -> None:
-    world = make_world(4)
+    world = make_world(4, wal=PATIENT)
     _, other, second = two_writers_at_a_slow_disk(world)
     begin = world.scheduler.now()
     world.until(lambda: other.end(second) is not None)
