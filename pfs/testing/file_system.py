@@ -129,6 +129,25 @@ class SimulatedFileSystem:
         """
         return self._on(self._disk.killed())
 
+    def rot(self, path: str, content: bytes | None) -> None:
+        """Let the disk hold something else of a file than what was written: no operation does it, and none is needed.
+
+        None: the file is gone.  Who has it open finds what it holds now, as with a disk that rots.
+        """
+        *parents, name = check_path(path)
+        directory = self._disk.root
+        for parent in parents:
+            inner = directory.entries[parent]
+            assert isinstance(inner, Directory)
+            directory = inner
+        if content is None:
+            del directory.entries[name], directory.durable[name]
+        else:
+            file = directory.entries[name]
+            assert isinstance(file, File)
+            file.pending.clear()
+            file.content[:] = file.durable[:] = content
+
     def identity(self) -> int:
         """A hash of all files and names, and of what of them is durable; not the same in another process."""
         return self._disk.identity()
