@@ -186,7 +186,11 @@ class Storage:
         except PfsError:
             return None
         log = self.log
-        return find_page(self.started.files, file_id, pgid, record, redo_lsn=log.redo_lsn, durable=log.buffer.flushed)
+        durable = log.buffer.flushed
+        unsettled = log.buffer.unsettled  # asked last: what is durable and not among these may be seen
+        return find_page(
+            self.started.files, file_id, pgid, record, redo_lsn=log.redo_lsn, durable=durable, unsettled=unsettled
+        )
 
     def _dirtied(self) -> None:
         tell_if_alive(self.checkpointer, Dirtied())

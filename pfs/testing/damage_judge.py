@@ -255,7 +255,7 @@ def _expect_of_pages(
             if not path.endswith("_sum"):
                 expected.files.add(number)
                 expected.refusals += OF_LENGTHS
-                expected.suspects |= {(number, pgid) for pgid in range(len(pages))}
+                expected.suspects |= {(number, pgid) for pgid in range(len(pages))} - written.keys()
         for pgid in _pages_of(directory, path, before, content or b"", len(pages[0])):
             if pgid < len(pages) and (number, pgid) not in written:
                 expected.suspects.add((number, pgid))

@@ -50,9 +50,9 @@ def header_flips(directory: Rotting, random: Random) -> list[Damage]:
     return flips
 
 
-def page_damage(directory: Rotting, files: Files, random: Random) -> Damage:
-    """Something happens to pages or to blocks of sidecars; `files`: what they hold before it."""
-    return random.choice(_OF_PAGES)(_Disk(directory, files, random))
+def page_damage(directory: Rotting, random: Random) -> Damage:
+    """Something happens to pages or to blocks of sidecars."""
+    return random.choice(_OF_PAGES)(_Disk(directory, directory.files, random))
 
 
 def other_damage(directory: Rotting, random: Random) -> Damage:
@@ -319,6 +319,11 @@ def _lock(disk: _Disk) -> Damage:
     return Damage(f"the lock file holds {content.hex()}", {"pfs.lock": content})
 
 
+def _slot(disk: _Disk) -> Damage:
+    slots = [path for path in disk.files if path.startswith("pfs_slots/")]
+    return disk.spoil(disk.random.choice(slots)) if slots else _lock(disk)
+
+
 def _pages_cut(disk: _Disk) -> Damage:
     path = disk.random.choice((disk.page_file()[0], disk.sidecar()))
     length = disk.random.randrange(len(disk.files[path]))
@@ -335,5 +340,5 @@ _OF_THE_REST: tuple[Callable[[_Disk], Damage], ...] = (
     *(_log_record, _log_record, _log_record, _log_anywhere, _log_anywhere, _log_cut, _log_gone, _log_header),
     *(_log_header, _log_earlier, _log_swapped, _log_and_page, _log_and_page, _log_and_page),
     *(_control, _control_sector, _control_cut, _control_of_another_version, _catalog, _catalog_cut, _gone, _lock),
-    *(_pages_cut, _pages_longer),
+    *(_pages_cut, _pages_longer, _slot),
 )

@@ -2,9 +2,10 @@
 
 Each is made by a whole `System` on a simulated disk, one request after the other, and left in some way:
 
-    stopped     stopped in order, twice; its log reaches back over several checkpoints
-    compressed  the same with compressed images
-    crashed     a crash with committed and vouched log behind the redo point, in several segments
+    stopped     stopped in order, twice
+    compressed  the same, with compressed images; a slot holds its log back over all checkpoints
+    crashed     a crash with committed and vouched log behind the redo point, in several segments; a slot holds its log
+                back over all checkpoints
     torn        the same, and behind it a last batch of which the crash left a part
     unvouched   the same, and behind it acknowledged requests that no record vouches for yet
     restarted   a crash soon after a start, with every type of record behind the redo point
@@ -306,8 +307,13 @@ def _log(placed: Mapping[int, Record], files: Mapping[str, bytes], redo_lsn: int
             position = (record.lsn // SEGMENT + 1) * SEGMENT + SEGMENT_HEADER_SIZE
 
 
-def _fill(maker: _Maker) -> None:
-    """Page files of all kinds, and a history: each checkpoint leaves an earlier state of the disk."""
+def _fill(maker: _Maker, *, slot: bool = False) -> None:
+    """Page files of all kinds, and a history: each checkpoint leaves an earlier state of the disk.
+
+    slot: the log is held back from the beginning on.
+    """
+    if slot:
+        maker.system.create_slot("copy")
     maker.create("small", 512)
     maker.append("small", 5)
     maker.create("wide", 4096)
@@ -352,8 +358,12 @@ def _work(maker: _Maker) -> None:
     maker.append("wide", 1)
 
 
-def _stopped(maker: _Maker) -> None:
-    _fill(maker)
+def _compressed(maker: _Maker) -> None:
+    _stopped(maker, slot=True)
+
+
+def _stopped(maker: _Maker, *, slot: bool = False) -> None:
+    _fill(maker, slot=slot)
     maker.restart(2)
     maker.write("long", 31, 2)
     maker.append("small", 1)
@@ -362,7 +372,7 @@ def _stopped(maker: _Maker) -> None:
 
 
 def _crashed(maker: _Maker) -> None:
-    _fill(maker)
+    _fill(maker, slot=True)
     _work(maker)
     maker.seal()
     maker.crash()
@@ -429,7 +439,7 @@ def _restarted(maker: _Maker) -> None:
 
 _MAKERS: dict[str, tuple[Callable[[_Maker], None], bool]] = {
     "stopped": (_stopped, False),
-    "compressed": (_stopped, True),
+    "compressed": (_compressed, True),
     "crashed": (_crashed, False),
     "torn": (_torn, False),
     "unvouched": (_unvouched, True),

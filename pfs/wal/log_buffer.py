@@ -230,8 +230,8 @@ class LogBuffer:
 
     @property
     def unsettled(self) -> dict[int, int]:
-        """The unsettled transactions and their first LSNs, oldest first."""
-        return {number: transaction.first_lsn for number, transaction in self._unsettled.items()}
+        """The unsettled transactions and their first LSNs, oldest first.  Any thread may ask."""
+        return {number: transaction.first_lsn for number, transaction in self._unsettled.copy().items()}
 
     @property
     def wants_seal(self) -> bool:

@@ -135,14 +135,14 @@ class LogFiles:
         """Use the segments below number `before` again, as the next after the last; remove what would be beyond `upto`.
 
         The caller knows that nothing needs them.  An old segment first gets the header of what it will be, then that
-        name, in one rename: under a name that is part of the log, the header is always right.
+        name, in one rename: under a name that is part of the log, the header is always right, and so is the length.
         """
         old = [segment for segment in self.segments() if segment < before]
         following = max(max(self._numbers(), default=0) + 1, before + 1)
         for segment in old:
             self._close(segment)
             path = self.path(segment)
-            if following > upto:
+            if following > upto or self._size(path) != self.segment_size:
                 self._unlink(segment)
                 continue
             descriptor = self._open_file(path, os.O_RDWR)
@@ -232,8 +232,7 @@ class LogFiles:
     def check(self, segment: int) -> None:
         """Look at the length and the header of a segment.  Raises `WalDamaged`, `ForeignWalSegment`."""
         path = self.path(segment)
-        with failing("look", f"look at {path!r}"):
-            size = self._fs.stat(path).size
+        size = self._size(path)
         if size != self.segment_size:
             raise WalDamaged(f"WAL segment {path!r} has {size} bytes, and not {self.segment_size}")
         header = self._read_header(segment)
@@ -322,6 +321,10 @@ class LogFiles:
             self._close(segment)
 
     # ------------------------------------------------------------------------------------------ single calls
+
+    def _size(self, path: str) -> int:
+        with failing("look", f"look at {path!r}"):
+            return self._fs.stat(path).size
 
     def _temporary(self, segment: int) -> str:
         return f"{self.directory}/xlogtemp.{self.name(segment)}"

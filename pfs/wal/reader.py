@@ -10,6 +10,9 @@ position, then bytes were lost that were safe once, and cutting would lose ackno
 who vouch: a record found anywhere behind the end, whole and at its place, whose `durable_upto` lies beyond the end;
 the CHECKPOINT that the control file names; and the control file's durable hint.
 
+Segments vouch too.  Each gets its name only when it is whole and synced, and is never cut; so where the log ends in a
+segment that is shorter, or in one whose header is not valid though records lie in it, that was no crash either.
+
 Sources: Alagappan and others, "Protocol-Aware Recovery for Consensus-Based Storage", FAST 2018 (telling a crash from
 corruption); PostgreSQL's `xlogreader.c` (validity by position, predecessor and checksum).
 """
@@ -154,13 +157,17 @@ class LogScan:
         """Why the scan ended, in words."""
         self.missing: int | None = None
         """The number of the segment where it ended because that does not exist."""
+        self.short = False
+        """Whether the segment where it ended is shorter than a segment is."""
+        self.headless = False
+        """Whether the header of the segment where it ended is not valid."""
         self.switched = False
         """Whether the last valid record is a SEGMENT_SWITCH, which is logged only once the next segment exists."""
 
     def __iter__(self) -> Generator[Record]:
         reader, seed, size = self._reader, self._reader.seed, self._reader.segment_size
         position = self.end
-        self.missing = None
+        self.missing, self.short, self.headless = None, False, False
         while True:
             offset = position % size
             if offset < SEGMENT_HEADER_SIZE:
@@ -173,7 +180,10 @@ class LogScan:
             if segment is None:
                 self.reason, self.missing = "the next segment does not exist", number
                 return
-            if segment.header is None:
+            self.short, self.headless = len(segment.content) < size, segment.header is None
+            if self.short:
+                self.reason = f"its segment has {len(segment.content)} bytes, and not {size}"
+            if self.headless:
                 self.reason = "the header of its segment is not valid"
                 return
             view, base = segment.content, number * size
@@ -181,7 +191,8 @@ class LogScan:
             while (offset := position - base) <= last:
                 record = decode(view, offset, position, seed)
                 if record is None:
-                    self.reason = "no whole record is there"
+                    if not self.short:
+                        self.reason = "no whole record is there"
                     return
                 if not self._follows(record):
                     return
@@ -229,6 +240,10 @@ def check_tail(files: LogFiles, scan: LogScan, leftover: Leftover, durable_hint:
         durable = f"the control file says that it was durable to {format_lsn(durable_hint)}"
     elif scan.missing is not None and scan.switched:
         durable = f"the record at {format_lsn(scan.prev_lsn)} says that the log goes on there"
+    elif scan.short:
+        durable = "no crash makes a segment shorter"
+    elif scan.headless and leftover.end > end:
+        durable = "there are records, and no crash damages the header of a segment"
     else:
         return
     consequence = "acknowledged writes would be lost, so nothing is changed"

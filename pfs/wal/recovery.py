@@ -16,7 +16,8 @@ tell (Rebello and others, "Can Applications Recover from fsync Failures?", USENI
 the records themselves say how far the log was durable.  And if the machine was started anew since, the cache is empty,
 what was read is on the disk, and it is left alone: to write over durable records would only put them at risk.
 
-A directory that was stopped in order goes through the same steps, of which 5 and 7 are empty.
+A directory that was stopped in order goes through the same steps, of which 7 is empty, and 5 only looks whether the
+segments that were made ahead are as they should be, as the log is about to be written there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
-from pfs.errors import ControlFileDamaged
+from pfs.errors import ControlFileDamaged, WalDamaged
 from pfs.files.filesystem import FileSystem
 from pfs.wal.bodies import PAGE_IMAGE, SIDECAR_IMAGE, Epoch, SidecarImage
 from pfs.wal.checkpoint import insert_checkpoint, read_checkpoint, record_checkpoint
@@ -233,12 +234,15 @@ class _Start:
         scan = self._scan(redo)
         stopped = data.state == STOPPED and scan.prev_lsn == data.checkpoint_lsn
         leftover = Leftover(scan.end, None) if stopped else reader.look_ahead(scan.end, scan.epoch)
-        check_tail(self.files, scan, leftover, max(data.durable_hint, record.end))
+        if not stopped:
+            check_tail(self.files, scan, leftover, max(data.durable_hint, record.end))
         epoch = data.epoch + 1
         self.files.remove_leftovers()
         self.control.write(state=RECOVERING, epoch=epoch, boot_id=self.boot_id)
         plan = redo.plan()
-        if not stopped:
+        if stopped:
+            self._clear_following(scan.end // self.files.segment_size, scan.end)
+        else:
             self._secure_tail(scan, leftover.end, max(data.durable_hint, record.end))
             if plan.catalog:
                 self.target.change_catalog(list(plan.catalog.values()))
@@ -295,17 +299,32 @@ class _Start:
         usable = True
         previous = last
         for number in [number for number in files.segments() if number >= last]:
-            segment = self.reader.segment(number)
-            assert segment is not None
-            whole = segment.header is not None and len(segment.content) == size
-            torn = number * size < leftover_end and (number > last or not whole)
-            usable = usable and whole and not torn and number <= previous + 1
+            torn = number * size < leftover_end
+            if number == last and self._complete(last):
+                continue
+            usable = usable and not torn and number <= previous + 1 and self._is_whole(number)
             previous = number
             if torn:
                 files.set_aside(number)
             elif not usable:
                 files.remove(number)
         files.sync_names()
+
+    def _complete(self, number: int) -> bool:
+        """Let the segment in which the log ends have its length; whether its header is valid, or nothing helps it."""
+        segment = self.reader.segment(number)
+        assert segment is not None
+        missing = self.files.segment_size - len(segment.content)
+        if segment.header is not None and missing:
+            self.files.rewrite((number + 1) * self.files.segment_size - missing, bytes(missing))
+        return segment.header is not None
+
+    def _is_whole(self, number: int) -> bool:
+        try:
+            self.files.check(number)
+        except WalDamaged:
+            return False
+        return True
 
     # ------------------------------------------------------------------------------------------ redo
 

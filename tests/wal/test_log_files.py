@@ -141,6 +141,17 @@ def test_old_segments_are_used_again_with_a_new_header() -> None:
     files.close()
 
 
+def test_an_old_segment_that_was_cut_is_not_used_again() -> None:
+    """Where the log ends in a segment that is too short, it counts as damaged."""
+    fs = SimulatedFileSystem()
+    files = made(fs, 1, 2, 3)
+    fs.rot("pfs_wal/000000010000000000000001", bytes(SIZE - 8))
+    files.recycle(3, 9, 9)
+    assert files.segments() == [3, 4]
+    files.check(4)
+    assert fs.crash_image("none", Random(1)).listdir("pfs_wal") == fs.listdir("pfs_wal")
+
+
 def test_a_crash_while_recycling_leaves_right_headers_under_every_name_of_the_log() -> None:
     fs = SimulatedFileSystem()
     files = made(fs, 1, 2, 3)

@@ -176,6 +176,30 @@ def test_a_log_that_goes_on_in_a_segment_that_is_missing_has_not_ended(fs: Simul
     check_tail(files, scan, Leftover(scan.end, None), 0)
 
 
+def test_a_segment_that_is_shorter_than_it_was_made_is_damage(fs: SimulatedFileSystem) -> None:
+    reader = bare(fs, 1)
+    end = forge(fs, START, Drop(1))
+    path = "pfs_wal/000000010000000000000001"
+    fs.rot(path, fs.durable_files[path][: end % SIZE])
+    records, scan = scanned(reader)
+    assert (len(records), scan.reason) == (1, f"its segment has {end % SIZE} bytes, and not {SIZE}")
+    files = LogFiles(fs, system_id=SYSTEM, segment_size=SIZE)
+    with pytest.raises(WalDamaged, match="no crash makes a segment shorter"):
+        check_tail(files, scan, Leftover(end, None), 0)
+
+
+def test_records_behind_a_damaged_header_are_damage_and_an_empty_segment_is_none(fs: SimulatedFileSystem) -> None:
+    reader = bare(fs, 1)
+    poke(fs, SIZE, b"damage")
+    files = LogFiles(fs, system_id=SYSTEM, segment_size=SIZE)
+    _, scan = scanned(reader)
+    check_tail(files, scan, reader.look_ahead(scan.end, 1), 0)
+    forge(fs, START, Drop(1))
+    _, scan = scanned(reader)
+    with pytest.raises(WalDamaged, match="no crash damages the header of a segment"):
+        check_tail(files, scan, reader.look_ahead(scan.end, 1), 0)
+
+
 # ---------------------------------------------------------------------------------------------- single records
 
 

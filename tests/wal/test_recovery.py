@@ -233,7 +233,10 @@ def test_the_log_goes_on_where_the_last_segment_has_no_header(fs: SimulatedFileS
     close(start(fs))
 
 
-def test_a_damaged_segment_with_torn_records_is_set_aside_whole(fs: SimulatedFileSystem) -> None:
+def test_a_segment_with_records_and_without_a_header_is_refused_though_nobody_vouches_for_them(
+    fs: SimulatedFileSystem,
+) -> None:
+    """They may have been acknowledged a moment before the crash, and no crash damages a header."""
     log = start(fs)
     log.buffer.limit = None
     log.buffer.insert(Noop(SIZE - 500))
@@ -244,10 +247,68 @@ def test_a_damaged_segment_with_torn_records_is_set_aside_whole(fs: SimulatedFil
     close(log)
     forge(fs, position, Drop(3))
     poke(fs, position - 64, b"damage")
+    before = fs.durable_files
+    with pytest.raises(WalDamaged, match="no crash damages the header of a segment"):
+        start(fs)
+    assert fs.durable_files == before
+
+
+def shorten(fs: SimulatedFileSystem, segment: int, length: int) -> None:
+    fs.rot(segment_path(segment), fs.durable_files[segment_path(segment)][:length])
+
+
+@pytest.mark.parametrize("length", [0, 64, 1000])
+def test_a_segment_that_was_cut_where_the_log_ends_is_refused_though_nobody_vouches_for_it(
+    fs: SimulatedFileSystem, length: int
+) -> None:
     log = start(fs)
+    log.buffer.limit = None
+    log.buffer.insert(Noop(SIZE - 500))
+    log.buffer.switch_segment()
+    log.buffer.insert(Drop(3))
+    flush(log)
     close(log)
-    assert fs.exists(segment_path(position // SIZE) + ".torn")
-    assert log.redo_lsn == position
+    shorten(fs, log.buffer.inserted // SIZE, length)
+    before = fs.durable_files
+    with pytest.raises(WalDamaged, match="no crash makes a segment shorter"):
+        start(fs)
+    assert fs.durable_files == before
+
+
+def stopped(fs: SimulatedFileSystem, *ahead: int) -> StartedLog:
+    """A log that was stopped in order, with segments made ahead."""
+    log = start(fs)
+    for segment in ahead:
+        log.files.prepare(segment, 1)
+    stop(log, {})
+    return log
+
+
+def test_a_stopped_log_whose_segment_was_cut_behind_its_end_gets_its_length_back(fs: SimulatedFileSystem) -> None:
+    log = stopped(fs)
+    assert log.buffer.inserted < 2 * SIZE - 500
+    shorten(fs, 1, log.buffer.inserted % SIZE + 8)
+    log = start(fs)
+    log.files.check(1)
+    assert (log.transactions, log.torn_bytes) == (0, 0)
+    close(log)
+
+
+def test_a_stopped_log_does_not_go_on_in_segments_that_were_damaged_since(fs: SimulatedFileSystem) -> None:
+    for cut in (False, True):
+        stopped(fs, 2, 3, 4)
+        if cut:
+            shorten(fs, 3, SIZE - 8)
+        else:
+            poke(fs, 3 * SIZE, b"damage")
+        log = start(fs)
+        assert log.files.segments() == [1, 2]
+        assert log.buffer.limit == 3 * SIZE
+        close(log)
+    stopped(fs, 2, 3)
+    poke(fs, 3 * SIZE, encode_segment_header(SegmentHeader(1, 3, SYSTEM + 1, SIZE, 1)))
+    with pytest.raises(ForeignWalSegment, match="000000010000000000000003"):
+        start(fs)
 
 
 def test_what_only_the_cache_holds_after_a_failed_sync_is_written_again() -> None:
