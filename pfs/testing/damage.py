@@ -47,8 +47,9 @@ from pfs.testing.rotting_directories import NAMES, Rotting, directory
 from pfs.testing.scheduler import SimulatedScheduler
 from pfs.wal.heal import find_page
 from pfs.wal.recovery import StartedLog
+from pfs.wal.sidecar import PageRecord
 
-OPEN = 0.75
+OPEN = 0.9
 """So many of the damages chosen by chance strike pages and sidecars of a directory that is open."""
 PAGES = 0.1
 """So many of the others strike them before a start."""
@@ -157,7 +158,8 @@ class _Trial:
         expected = expect(self._rotting, damage)
         again, system, checked = (random.randrange(n) == 0 for n in (AGAIN, SYSTEMS, CHECKS))
         kept = image.killed_image() if system or checked else image
-        opened = open_plainly(image, self._rotting)
+        in_log = any(path.startswith(("pfs_wal", "pfs_control")) for path in damage.changes)
+        opened = open_plainly(image, self._rotting, None if in_log else self._opened.known)
         if not self._judge(damage, "", opened, expected):
             return
         if again and opened.refused is None:
@@ -223,7 +225,9 @@ class _Trial:
                 return
             for pgid, (served, found) in enumerate(zip([*first, *more], then, strict=True)):
                 if not isinstance(served, PfsError) and served != found:
-                    self._found(damage, f"after a system's crash: page {pgid} of {name!r} is not what it was: {found!r:.200}")
+                    self._found(
+                        damage, f"after a system's crash: page {pgid} of {name!r} is not what it was: {found!r:.200}"
+                    )
                     return
 
     # -- pfs check
@@ -251,9 +255,12 @@ class _Trial:
 
 # ---------------------------------------------------------------------------------------------- opening
 
+Healed = dict[tuple[int, int, PageRecord | None], bytes | None]
+"""What the log was found to have for a page of a file with such a record; as long as the log stays the same."""
 
-def open_plainly(fs: SimulatedFileSystem, rotting: Rotting) -> Opened:
-    """Recover a directory by the plain code, and read every page of it."""
+
+def open_plainly(fs: SimulatedFileSystem, rotting: Rotting, known: Healed | None = None) -> Opened:
+    """Recover a directory by the plain code, and read every page of it.  known: what its log gives, if that is known."""
     left = MOST_OPERATIONS
 
     def count(_: Operation) -> None:
@@ -265,7 +272,7 @@ def open_plainly(fs: SimulatedFileSystem, rotting: Rotting) -> Opened:
     detached(fs, count)
     found = Opened()
     try:
-        with _Opening(fs, rotting) as opening:
+        with _Opening(fs, rotting, {} if known is None else known) as opening:
             for entry in opening.store.catalog.entries():
                 try:
                     file = opening.store.open(entry, opening.started.page_counts[entry.number], repair=False)
@@ -284,9 +291,10 @@ class _Opening:
     store: PageFileStore
     started: StartedLog
 
-    def __init__(self, fs: SimulatedFileSystem, rotting: Rotting) -> None:
+    def __init__(self, fs: SimulatedFileSystem, rotting: Rotting, known: Healed) -> None:
         self._fs = fs
         self._rotting = rotting
+        self._known = known
         self._undo = ExitStack()
 
     def __enter__(self) -> _Opening:
@@ -308,28 +316,33 @@ class _Opening:
     def read(self, file: CheckedFile, number: int) -> list[bytes | PfsError]:
         """Every page, healed from the log if need be, as the buffer pool does; an error in the place of any other."""
         count = file.block_count()
-        try:
-            return list(file.read(0, count)) if count else []
-        except PageCorrupt:
-            return [self._read_one(file, number, pgid) for pgid in range(count)]
+        return self._read(file, number, 0, count) if count else []
 
-    def _read_one(self, file: CheckedFile, number: int, pgid: int) -> bytes | PfsError:
+    def _read(self, file: CheckedFile, number: int, first: int, n: int) -> list[bytes | PfsError]:
         try:
-            return file.read(pgid, 1)[0]
+            return list(file.read(first, n))
         except PageCorrupt as error:
-            log = self.started
-            found = find_page(
-                log.files, number, pgid, file.page_record(pgid), redo_lsn=log.redo_lsn, durable=log.buffer.flushed
-            )
-            return error if found is None else found.page
+            if n == 1:
+                return [self._heal(file, number, first, error)]
+            half = n // 2
+            return self._read(file, number, first, half) + self._read(file, number, first + half, n - half)
+
+    def _heal(self, file: CheckedFile, number: int, pgid: int, error: PfsError) -> bytes | PfsError:
+        record, log = file.page_record(pgid), self.started
+        key = (number, pgid, record)
+        if key not in self._known:
+            found = find_page(log.files, number, pgid, record, redo_lsn=log.redo_lsn, durable=log.buffer.flushed)
+            self._known[key] = None if found is None else found.page
+        return self._known[key] or error
 
 
 class _OpenDirectory(_Opening):
     """A directory that was recovered, and stays open while its pages and sidecars are damaged."""
 
     def __init__(self, rotting: Rotting) -> None:
-        super().__init__(detached(rotting.copy()), rotting)
+        super().__init__(detached(rotting.copy()), rotting, {})
         self.as_found = rotting
+        self.known = self._known
 
     def __enter__(self) -> _OpenDirectory:
         super().__enter__()
@@ -338,7 +351,6 @@ class _OpenDirectory(_Opening):
         files = self._fs.durable_files
         self.as_found = self._rotting._replace(files=files, earlier=(*self._rotting.earlier, self._rotting.files))
         self._files = files
-        self._healed: dict[object, bytes | PfsError] = {}
         self._whole = self._read_all()
         return self
 
@@ -362,16 +374,6 @@ class _OpenDirectory(_Opening):
             for entry in self.store.catalog.entries()
             if numbers is None or entry.number in numbers
         }
-
-    def _read_one(self, file: CheckedFile, number: int, pgid: int) -> bytes | PfsError:
-        """The log does not change, so it need not be searched for the same page and record twice."""
-        try:
-            return file.read(pgid, 1)[0]
-        except PageCorrupt:
-            key = (number, pgid, file.page_record(pgid))
-            if key not in self._healed:
-                self._healed[key] = super()._read_one(file, number, pgid)
-            return self._healed[key]
 
 
 def _read_by(system: System, name: str) -> list[bytes | PfsError] | PfsError:

@@ -93,7 +93,7 @@ def expect(directory: Rotting, damage: Damage, *, is_open: bool = False) -> Expe
         expected.refuse(CatalogDamaged)
     if "pfs_control" in changes:
         _expect_of_control(directory, changes["pfs_control"], expected)
-    log = {number: path for number, path in directory.segments().items() if path in changes}
+    log = {number: path for number, path in directory.segments.items() if path in changes}
     if log:
         _expect_of_log(directory, log, changes, expected)
     _expect_of_pages(directory, changes, expected, max(log, default=0), is_open)
@@ -160,7 +160,7 @@ def _expect_of_control(directory: Rotting, content: bytes | None, expected: Expe
     left: ControlData | None = max(filter(None, slots), key=lambda slot: slot.sequence, default=None)
     if left is None:
         expected.refuse(ControlFileDamaged)
-    elif left != newest and (left.redo_lsn // SEGMENT not in directory.segments() or left.epoch < newest.epoch):
+    elif left != newest and (left.redo_lsn // SEGMENT not in directory.segments or left.epoch < newest.epoch):
         expected.refusals += OF_THE_LOG  # an older slot needs older log, and knows of no later start
 
 
@@ -195,7 +195,7 @@ def _expect_of_log(directory: Rotting, log: dict[int, str], changes: Changes, ex
         for lsn, record in directory.placed.items()
         if lsn > first.lsn and headers.get(lsn // SEGMENT) != "foreign" and _is_whole(directory, record, changes)
     ]
-    content = changes.get(directory.segments()[first.lsn // SEGMENT])
+    content = changes.get(directory.segments[first.lsn // SEGMENT])
     if (
         max(control.durable_hint, control.checkpoint_lsn + 1) > first.lsn
         or any(record.durable_upto > first.lsn for record in behind)
@@ -226,7 +226,7 @@ def _header_state(directory: Rotting, number: int, content: bytes | None) -> str
 
 
 def _is_whole(directory: Rotting, record: Record, changes: Changes) -> bool:
-    path = directory.segments()[record.lsn // SEGMENT]
+    path = directory.segments[record.lsn // SEGMENT]
     if path not in changes:
         return True
     content, offset = changes[path], record.lsn % SEGMENT

@@ -43,7 +43,7 @@ def header_flips(directory: Rotting, random: Random) -> list[Damage]:
     found = {record.type: record for record in directory.log if record.lsn >= directory.control.redo_lsn}
     flips = []
     for kind, record in sorted(found.items()):
-        path = directory.segments()[record.lsn // SEGMENT]
+        path = directory.segments[record.lsn // SEGMENT]
         for offset in range(HEADER_SIZE + FIXED_SIZES[kind]):
             content = _flipped(directory.files[path], record.lsn % SEGMENT + offset, random.randint(1, 255))
             flips.append(Damage(f"byte {offset} of the {TYPE_NAMES[kind]} at LSN {record.lsn}", {path: content}))
@@ -52,12 +52,17 @@ def header_flips(directory: Rotting, random: Random) -> list[Damage]:
 
 def page_damage(directory: Rotting, random: Random) -> Damage:
     """Something happens to pages or to blocks of sidecars."""
-    return random.choice(_OF_PAGES)(_Disk(directory, directory.files, random))
+    return _chosen(_OF_PAGES, directory, random)
 
 
 def other_damage(directory: Rotting, random: Random) -> Damage:
     """Something happens to the log, to other files, or to lengths and names."""
-    return random.choice(_OF_THE_REST)(_Disk(directory, directory.files, random))
+    return _chosen(_OF_THE_REST, directory, random)
+
+
+def _chosen(kinds: Mapping[Callable[[_Disk], Damage], int], directory: Rotting, random: Random) -> Damage:
+    (kind,) = random.choices(list(kinds), list(kinds.values()))
+    return kind(_Disk(directory, directory.files, random))
 
 
 def _flipped(content: bytes, offset: int, bits: int) -> bytes:
@@ -88,34 +93,36 @@ class _Disk(NamedTuple):
         return self.random.choice([path for path in self.files if path.endswith("_sum") and self.files[path]])
 
     def segment(self) -> str:
-        return self.random.choice(list(self.directory.segments().values()))
+        return self.random.choice(list(self.directory.segments.values()))
 
     def used_segment(self) -> str:
         """One from the redo point to the end of the log."""
         log, redo_lsn = self.directory.log, self.directory.control.redo_lsn
-        return self.random.choice([p for n, p in self.directory.segments().items() if redo_lsn // SEGMENT <= n <= log[-1].lsn // SEGMENT])
+        return self.random.choice(
+            [p for n, p in self.directory.segments.items() if redo_lsn // SEGMENT <= n <= log[-1].lsn // SEGMENT]
+        )
 
     def record_bytes(self) -> tuple[str, int]:
         """A byte of a record behind the redo point."""
         records = [record for record in self.directory.log if record.lsn >= self.directory.control.redo_lsn]
         record = self.random.choice(records)
         offset = record.lsn % SEGMENT + self.random.randrange(record.length)
-        return self.directory.segments()[record.lsn // SEGMENT], offset
+        return self.directory.segments[record.lsn // SEGMENT], offset
 
     def spoil(self, path: str, what: str = "") -> Damage:
         """A bit, a byte, or a sector of a file."""
         content, random = self.files[path], self.random
         offset = random.randrange(len(content))
-        kind = random.randrange(4)
-        if kind == 0:
+        kind = random.choice(("bit", "bit", "byte", "byte", "noise", "noise", "zeros"))
+        if kind == "bit":
             bit = random.randrange(8)
             return Damage(f"bit {bit} of byte {offset} of {path}", {path: _flipped(content, offset, 1 << bit)})
-        if kind == 1:
+        if kind == "byte":
             return Damage(f"byte {offset} of {path}", {path: _flipped(content, offset, random.randint(1, 255))})
         first = offset // SECTOR * SECTOR
         length = min(SECTOR, len(content) - first)
-        noise = random.randbytes(length) if kind == 3 else bytes(length)
-        return Damage(f"sector {first // SECTOR} of {path} is {'noise' if kind == 3 else 'zeros'}", {path: _put(content, first, noise)})
+        sector = random.randbytes(length) if kind == "noise" else bytes(length)
+        return Damage(f"sector {first // SECTOR} of {path} is {kind}", {path: _put(content, first, sector)})
 
     def earlier(self, path: str, offset: int, size: int) -> bytes | None:
         """What was at a place at an earlier moment, other than now."""
@@ -148,7 +155,9 @@ def _swapped(disk: _Disk) -> Damage:
     content = disk.files[path]
     a, b = disk.random.randrange(count), disk.random.randrange(count)
     pages = [content[number * size : (number + 1) * size] for number in (a, b)]
-    return Damage(f"pages {a} and {b} of {path} are swapped", {path: _put(_put(content, a * size, pages[1]), b * size, pages[0])})
+    return Damage(
+        f"pages {a} and {b} of {path} are swapped", {path: _put(_put(content, a * size, pages[1]), b * size, pages[0])}
+    )
 
 
 def _misdirected(disk: _Disk) -> Damage:
@@ -156,14 +165,20 @@ def _misdirected(disk: _Disk) -> Damage:
     source, source_size, source_count = disk.page_file()
     a, b = disk.random.randrange(count), disk.random.randrange(len(disk.files[source]) // SECTOR)
     page = disk.files[source][b * SECTOR :][:size]
-    return Damage(f"page {a} of {path} is overwritten by what is at sector {b} of {source}", {path: _put(disk.files[path], a * size, page)})
+    return Damage(
+        f"page {a} of {path} is overwritten by what is at sector {b} of {source}",
+        {path: _put(disk.files[path], a * size, page)},
+    )
 
 
 def _misdirected_block(disk: _Disk) -> Damage:
     path, source = disk.sidecar(), disk.sidecar()
     a, b = (disk.random.randrange(len(disk.files[each]) // BLOCK_SIZE) for each in (path, source))
     block = disk.files[source][b * BLOCK_SIZE :][:BLOCK_SIZE]
-    return Damage(f"block {a} of {path} is overwritten by block {b} of {source}", {path: _put(disk.files[path], a * BLOCK_SIZE, block)})
+    return Damage(
+        f"block {a} of {path} is overwritten by block {b} of {source}",
+        {path: _put(disk.files[path], a * BLOCK_SIZE, block)},
+    )
 
 
 def _stale(disk: _Disk) -> Damage:
@@ -189,10 +204,16 @@ def _stale(disk: _Disk) -> Damage:
     return _page(disk)
 
 
-_OF_PAGES: tuple[Callable[[_Disk], Damage], ...] = (
-    *(_page, _page, _page, _sidecar, _sidecar, _page_and_sidecar),
-    *(_swapped, _misdirected, _misdirected_block, _stale, _stale, _stale),
-)
+_OF_PAGES: dict[Callable[[_Disk], Damage], int] = {
+    _page: 20,
+    _sidecar: 14,
+    _page_and_sidecar: 6,
+    _swapped: 3,
+    _misdirected: 3,
+    _misdirected_block: 1,
+    _stale: 4,
+}
+"""With how often each is chosen."""
 
 
 # ---------------------------------------------------------------------------------------------- everything else
@@ -210,7 +231,9 @@ def _log_anywhere(disk: _Disk) -> Damage:
 
 def _log_cut(disk: _Disk) -> Damage:
     path = disk.random.choice((disk.segment, disk.used_segment))()
-    length = disk.random.choice((0, SEGMENT_HEADER_SIZE, disk.random.randrange(SEGMENT), disk.record_bytes()[1] // 8 * 8))
+    length = disk.random.choice(
+        (0, SEGMENT_HEADER_SIZE, disk.random.randrange(SEGMENT), disk.record_bytes()[1] // 8 * 8)
+    )
     return Damage(f"{path} is cut to {length} bytes", {path: disk.files[path][:length]})
 
 
@@ -224,14 +247,26 @@ def _log_header(disk: _Disk) -> Damage:
     path = disk.random.choice((disk.segment, disk.used_segment))()
     content, random = disk.files[path], disk.random
     name, offset, size = random.choice(
-        (("magic", 0, 8), ("version", 8, 4), ("timeline", 12, 4), ("number", 16, 8), ("system id", 24, 8), ("size", 32, 4), ("epoch", 36, 4), ("zeros", 40, 20))
+        (
+            ("magic", 0, 8),
+            ("version", 8, 4),
+            ("timeline", 12, 4),
+            ("number", 16, 8),
+            ("system id", 24, 8),
+            ("size", 32, 4),
+            ("epoch", 36, 4),
+            ("zeros", 40, 20),
+        )
     )
     value = int.from_bytes(content[offset : offset + size], "little")
     forged = random.choice((value + 1, value ^ (1 << random.randrange(size * 8)), random.getrandbits(size * 8)))
     header = _put(content[:60], offset, (forged % (1 << size * 8)).to_bytes(size, "little"))
     right = random.random() < 0.6
     crc = struct.pack("<I", crc32c(header)) if right else content[60:64]
-    return Damage(f"the {name} in the header of {path} is forged, its checksum is {'right' if right else 'wrong'}", {path: header + crc + content[64:]})
+    return Damage(
+        f"the {name} in the header of {path} is forged, its checksum is {'right' if right else 'wrong'}",
+        {path: header + crc + content[64:]},
+    )
 
 
 def _log_earlier(disk: _Disk) -> Damage:
@@ -242,9 +277,13 @@ def _log_earlier(disk: _Disk) -> Damage:
         return _log_anywhere(disk)
     if disk.random.random() < 0.5:
         return Damage(f"{path} is as it was", {path: whole})
-    different = [at for at in range(0, SEGMENT, SECTOR) if whole[at : at + SECTOR] != disk.files[path][at : at + SECTOR]]
+    different = [
+        at for at in range(0, SEGMENT, SECTOR) if whole[at : at + SECTOR] != disk.files[path][at : at + SECTOR]
+    ]
     at = disk.random.choice(different)
-    return Damage(f"sector {at // SECTOR} of {path} is as it was", {path: _put(disk.files[path], at, whole[at : at + SECTOR])})
+    return Damage(
+        f"sector {at // SECTOR} of {path} is as it was", {path: _put(disk.files[path], at, whole[at : at + SECTOR])}
+    )
 
 
 def _log_swapped(disk: _Disk) -> Damage:
@@ -255,7 +294,7 @@ def _log_swapped(disk: _Disk) -> Damage:
 def _log_and_page(disk: _Disk) -> Damage:
     """The log before the redo point, and a page that it may have to heal."""
     number = disk.directory.control.redo_lsn // SEGMENT
-    older = [path for segment, path in disk.directory.segments().items() if segment < number]
+    older = [path for segment, path in disk.directory.segments.items() if segment < number]
     page = disk.random.choice((_page, _sidecar, _stale))(disk)
     if not older:
         return page
@@ -336,9 +375,24 @@ def _pages_longer(disk: _Disk) -> Damage:
     return Damage(f"{path} has {len(more)} bytes more", {path: disk.files[path] + more})
 
 
-_OF_THE_REST: tuple[Callable[[_Disk], Damage], ...] = (
-    *(_log_record, _log_record, _log_record, _log_anywhere, _log_anywhere, _log_cut, _log_gone, _log_header),
-    *(_log_header, _log_earlier, _log_swapped, _log_and_page, _log_and_page, _log_and_page),
-    *(_control, _control_sector, _control_cut, _control_of_another_version, _catalog, _catalog_cut, _gone, _lock),
-    *(_pages_cut, _pages_longer, _slot),
-)
+_OF_THE_REST: dict[Callable[[_Disk], Damage], int] = {
+    _log_record: 10,
+    _log_anywhere: 6,
+    _log_header: 6,
+    _log_cut: 4,
+    _log_gone: 1,
+    _log_earlier: 2,
+    _log_swapped: 1,
+    _log_and_page: 6,
+    _control: 3,
+    _control_sector: 2,
+    _control_cut: 1,
+    _control_of_another_version: 1,
+    _catalog: 2,
+    _catalog_cut: 1,
+    _gone: 1,
+    _lock: 1,
+    _slot: 2,
+    _pages_cut: 3,
+    _pages_longer: 2,
+}

@@ -73,7 +73,7 @@ def options(*, compress: bool = False) -> SystemOptions:
         write_workers=1,
         call_timeout=1e9,
         dirty_bytes=1 << 20,
-        server=ServerOptions(bulk_bytes=16 << 10, chunk=8, block=8),
+        server=ServerOptions(bulk_bytes=10 << 10, chunk=8, block=8),
         wal=WalOptions(
             segment_bytes=SEGMENT,
             most_bytes=256 << 10,
@@ -100,28 +100,24 @@ class Rotting(NamedTuple):
     options: SystemOptions
     files: Mapping[str, bytes]
     """What is on the disk."""
+    segments: Mapping[int, str]
+    """The paths of the log's segments, by number, in order."""
     earlier: tuple[Mapping[str, bytes], ...]
     """What was on it at earlier moments."""
     states: tuple[State, ...]
     """After each request; the last of `torn` was never acknowledged."""
     slots: tuple[ControlData | None, ...]
     """What the slots of the control file say."""
+    control: ControlData
+    """What counts of that."""
     placed: Mapping[int, Record]
     """All whole records, by LSN, also those behind the end of the log."""
     log: tuple[Record, ...]
     """The records of the log, from its oldest segment to its end."""
 
-    @property
-    def control(self) -> ControlData:
-        return max((slot for slot in self.slots if slot is not None), key=lambda slot: slot.sequence)
-
     def copy(self) -> SimulatedFileSystem:
         """The directory, to be damaged."""
         return self.disk.killed_image()
-
-    def segments(self) -> dict[int, str]:
-        """The paths of the log's segments."""
-        return segment_paths(self.files)
 
     def state_at(self, end: int) -> State:
         """What is there if the log ends at a position."""
@@ -273,7 +269,17 @@ class _Maker:
         placed = _placed(files, seed_of(control.system_id))
         log = tuple(_log(placed, files, control.redo_lsn))
         return Rotting(
-            name, self.disk, self.options, files, tuple(self.earlier), tuple(self.states), slots, placed, log
+            name=name,
+            disk=self.disk,
+            options=self.options,
+            files=files,
+            segments=segment_paths(files),
+            earlier=tuple(self.earlier),
+            states=tuple(self.states),
+            slots=slots,
+            control=control,
+            placed=placed,
+            log=log,
         )
 
 
@@ -320,7 +326,7 @@ def _fill(maker: _Maker, *, slot: bool = False) -> None:
     maker.append("wide", 2)
     maker.create("long", 512)
     maker.append("long", 3)
-    maker.append("long", 80)  # a bulk append: the first pages, which share a block, are logged, and others not
+    maker.append("long", 62)  # a bulk append: the first pages, which share a block, are logged, and others not
     maker.create("middle", 1024)
     maker.append("middle", 9)
     maker.create("doomed", 512)
@@ -351,7 +357,7 @@ def _work(maker: _Maker) -> None:
     maker.create("dropped", 1024)
     maker.append("dropped", 1)
     maker.drop("dropped")
-    maker.append("long", 40)  # bulk
+    maker.append("long", 20)  # a bulk append
     maker.truncate("renamed", 4)
     maker.write("wide", 0)
     maker.write("renamed", 1)
@@ -383,7 +389,8 @@ def _torn(maker: _Maker) -> None:
     _fill(maker)
     _work(maker)
     maker.seal()
-    pages, taken = maker.pages("small", 6), []
+    pages = maker.pages("small", 6)
+    taken: list[SimulatedFileSystem] = []
 
     def before(operation: Operation) -> None:
         if operation.name == "fdatasync" and operation.path.startswith("pfs_wal/") and not taken:
