@@ -13,12 +13,12 @@ open already, which costs a tenth (a start reads neither); the others come befor
 
 * the plain recovery code opens the directory, and every page of every file is read and healed, as servers do;
 * for one in `AGAIN`, what it leaves is opened once more: the same is found;
-* for one in `SYSTEMS`, a whole `System` is started, reads everything, writes more, and crashes; nothing is missing then;
+* for one in `SYSTEMS`, a whole `System` starts, reads everything, writes more, and crashes; then nothing is missing;
 * for one in `CHECKS`, `pfs check` must find what cannot be read, or what the log knows to be older than it should be,
   and its repair must not make anything worse.
 
-What no reading can find is counted as `undetectable`: a lost write, where the disk has put back a page together with
-its sidecar record, is as valid as the newest page.  Not even the log knows if its image of the newest was recycled.
+What no reading can find is counted as `undetectable`: where the disk lost a write of a page and that of its sidecar
+record too, what is there is valid.  `pfs check` finds it as long as the log has a newer image, and nothing does then.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ Healed = dict[tuple[int, int, PageRecord | None], bytes | None]
 
 
 def open_plainly(fs: SimulatedFileSystem, rotting: Rotting, known: Healed | None = None) -> Opened:
-    """Recover a directory by the plain code, and read every page of it.  known: what its log gives, if that is known."""
+    """Recover a directory by the plain code, and read every page.  known: what its log has, as far as that is known."""
     left = MOST_OPERATIONS
 
     def count(_: Operation) -> None:

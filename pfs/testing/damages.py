@@ -144,7 +144,7 @@ def _sidecar(disk: _Disk) -> Damage:
 
 
 def _page_and_sidecar(disk: _Disk) -> Damage:
-    path, size, count = disk.page_file()
+    path, _, _ = disk.page_file()
     first, sidecar = disk.spoil(path), path.split(".")[0] + "_sum"
     second = disk.spoil(sidecar)
     return Damage(f"{first.what}; {second.what}", first.changes | second.changes)
@@ -162,7 +162,7 @@ def _swapped(disk: _Disk) -> Damage:
 
 def _misdirected(disk: _Disk) -> Damage:
     path, size, count = disk.page_file()
-    source, source_size, source_count = disk.page_file()
+    source, _, _ = disk.page_file()
     a, b = disk.random.randrange(count), disk.random.randrange(len(disk.files[source]) // SECTOR)
     page = disk.files[source][b * SECTOR :][:size]
     return Damage(

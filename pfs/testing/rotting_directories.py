@@ -26,6 +26,7 @@ from pfs.actors.requests import ServerOptions
 from pfs.files.store import PageFileStore
 from pfs.storage import recover
 from pfs.system import System, SystemOptions
+from pfs.testing.crash_images import crashing
 from pfs.testing.file_system import Operation, SimulatedFileSystem
 from pfs.testing.plain_recovery import detached
 from pfs.testing.scheduler import SimulatedScheduler
@@ -459,6 +460,11 @@ NAMES = tuple(_MAKERS)
 @cache
 def directory(name: str) -> Rotting:
     """One of the directories, made once in a process."""
+    with crashing():
+        return _made(name)
+
+
+def _made(name: str) -> Rotting:
     make, compress = _MAKERS[name]
     maker = _Maker(1, compress)
     make(maker)

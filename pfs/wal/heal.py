@@ -1,8 +1,8 @@
 """Healing: the newest committed image of a page, found in the log, for a page that is damaged on disk.
 
 The page and its sidecar record do not match: either may be what was damaged, and a record that is whole may be of an
-earlier time, where the disk lost a write of its block.  So what the record says is no guide to the page.  The log is: it
-holds everything that was committed since it begins, so the last committed image that it has of a page is the newest
+earlier time, where the disk lost a write of its block.  So what the record says is no guide to the page.  The log is:
+it holds everything that was committed since it begins, so the last committed image that it has of a page is the newest
 there is; unless a bulk append, which logs no images, wrote the page later.  If the record names a COMMIT that the log
 still has, the log from that transaction on is read first, and all of it only if the page is not found there: what
 committed later may have begun earlier.
