@@ -51,6 +51,10 @@ def sweep(seed: int) -> Command:
     return Command(("-m", "pfs.testing.error_sweep", "--part", f"{part}/{SWEEP_PARTS}"))
 
 
+def damage(seed: int) -> Command:
+    return Command(("-m", "pfs.testing.damage", "--flips", "60000", "--seed", str(seed)))
+
+
 def linearizability(seed: int) -> Command:
     return Command(("-m", "pfs.testing.recorded_clients", "{directory}", "--seed", str(seed), "--seeds", "2"))
 
@@ -76,6 +80,7 @@ LEVERS: dict[str, Callable[[int], Command]] = {
     "simulation": simulation,
     "campaign": campaign,
     "sweep": sweep,
+    "damage": damage,
     "linearizability": linearizability,
     "state machine": state_machine,
     "kills": kills,

@@ -84,7 +84,8 @@ def expect(directory: Rotting, damage: Damage, *, is_open: bool = False) -> Expe
     changes = damage.changes
     expected = Expected(directory.last_state())
     if "pfs.catalog" in changes:
-        expected.refuse(CatalogDamaged)
+        is_earlier = changes["pfs.catalog"] in [files["pfs.catalog"] for files in directory.earlier]
+        expected.refuse(*(OF_LENGTHS if is_earlier else (CatalogDamaged,)))  # it lacks page files, or has those dropped
     if "pfs_control" in changes:
         _expect_of_control(directory, changes["pfs_control"], expected)
     log = {number: path for number, path in directory.segments.items() if path in changes}

@@ -348,6 +348,13 @@ def _catalog_cut(disk: _Disk) -> Damage:
     return Damage(f"the catalog is cut to {length} bytes", {"pfs.catalog": content[:length]})
 
 
+def _catalog_earlier(disk: _Disk) -> Damage:
+    """The catalog of an earlier checkpoint; page files were made or dropped since."""
+    found = {files["pfs.catalog"] for files in disk.directory.earlier} - {disk.files["pfs.catalog"]}
+    catalog = disk.random.choice(sorted(found))
+    return Damage(f"the catalog is as it was, of {len(catalog)} bytes", {"pfs.catalog": catalog})
+
+
 def _gone(disk: _Disk) -> Damage:
     path = disk.random.choice(("pfs.catalog", "pfs_control", "pfs.lock", disk.page_file()[0], disk.sidecar()))
     return Damage(f"{path} is gone", {path: None})
@@ -390,6 +397,7 @@ _OF_THE_REST: dict[Callable[[_Disk], Damage], int] = {
     _control_of_another_version: 1,
     _catalog: 2,
     _catalog_cut: 1,
+    _catalog_earlier: 1,
     _gone: 1,
     _lock: 1,
     _slot: 2,

@@ -9,6 +9,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from pfs.check import Report as CheckReport
 from pfs.check import check
-from pfs.errors import OutOfRange, PageCorrupt, WalDamaged
+from pfs.errors import ForeignWalSegment, OutOfRange, PageCorrupt, WalDamaged
 from pfs.files import checked_file, sidecar_file
 from pfs.testing import damage, damages
 from pfs.testing.crash_images import crashing
@@ -176,6 +177,24 @@ def test_the_judge_cuts_the_log_only_where_nothing_vouches_for_it() -> None:
     assert expect(rotting, damaged(vouched.lsn % 8192)).must_refuse
 
 
+def test_what_a_system_served_and_wrote_must_be_there_after_its_crash() -> None:
+    rotting = directory("stopped")
+    a, b, c = (letter * 512 for letter in (b"a", b"b", b"c"))
+    before, added = Opened({"small": [a, PageCorrupt("?")]}), {"small": [c]}
+    with crashing(), _OpenDirectory(rotting) as opened:
+        for after, wrong in (
+            (Opened({"small": [a, b, c]}), None),
+            (Opened(refused=WalDamaged("no")), "refused: WalDamaged"),
+            (Opened({"small": OutOfRange("no")}), "has not the pages that it had"),
+            (Opened({"small": [a, b]}), "has not the pages that it had"),
+            (Opened({"small": [b, b, c]}), "page 0 of 'small' is not what it was"),
+            (Opened({"small": [a, b, PageCorrupt("no")]}), "page 2 of 'small' is not what it was"),
+        ):
+            report = Report()
+            _Trial(rotting, opened, report, "")._compare_grown(Damage("", {}), before, added, after)
+            assert [wrong in str(finding) for finding in report.findings if wrong] == ([] if wrong is None else [True])
+
+
 # ------------------------------------------------------------------------------------------------ rules switched off
 
 
@@ -212,11 +231,15 @@ def heal_with_what_the_record_names(patch: pytest.MonkeyPatch) -> None:
 def heal_across_gaps_of_the_log(patch: pytest.MonkeyPatch) -> None:
     def before_the_gap(files: LogFiles, file_id: int, pgid: int, record: PageRecord | None, **where: int) -> Any:
         scan = LogScan(LogReader(files), files.oldest(where["redo_lsn"]))
-        end = max((each.end for each in scan), default=0)
-        found = find_page(files, file_id, pgid, None, redo_lsn=where["redo_lsn"], durable=end)
+        with suppress(ForeignWalSegment):
+            for _ in scan:
+                pass
+        found = find_page(files, file_id, pgid, None, redo_lsn=where["redo_lsn"], durable=scan.end)
         return found or find_page(files, file_id, pgid, record, **where)
 
     patch.setattr(damage, "find_page", before_the_gap)
+    patch.setattr(damage, "OPEN", 0)
+    patch.setattr(damages, "_OF_THE_REST", {damages._log_and_page: 1})
 
 
 def cut_the_log_whoever_vouches_for_it(patch: pytest.MonkeyPatch) -> None:
@@ -275,7 +298,7 @@ KNOCK_OUTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
     trust_every_block_of_a_sidecar: ("stopped", 150),
     trust_the_checksum_of_every_record: ("restarted", 0),
     heal_with_what_the_record_names: ("crashed", 800),
-    heal_across_gaps_of_the_log: ("crashed", 800),
+    heal_across_gaps_of_the_log: ("crashed", 825),
     cut_the_log_whoever_vouches_for_it: ("crashed", 0),
     ask_nobody_behind_the_end_of_the_log: ("crashed", 0),
     take_segments_of_other_systems: ("crashed", 1550),
