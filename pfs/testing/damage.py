@@ -49,13 +49,13 @@ from pfs.wal.heal import find_page
 from pfs.wal.recovery import StartedLog
 from pfs.wal.sidecar import PageRecord
 
-OPEN = 0.9
+OPEN = 0.92
 """So many of the damages chosen by chance strike pages and sidecars of a directory that is open."""
 PAGES = 0.1
 """So many of the others strike them before a start."""
 AGAIN = 20
 SYSTEMS = 100
-CHECKS = 25
+CHECKS = 40
 MOST_OPERATIONS = 20_000
 """File operations of one opening; with more it goes round in circles."""
 

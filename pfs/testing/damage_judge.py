@@ -32,7 +32,7 @@ from pfs.errors import (
     WalSegmentMissing,
 )
 from pfs.testing.damages import Changes, Damage
-from pfs.testing.rotting_directories import SEGMENT, Key, Rotting, State, committed_images
+from pfs.testing.rotting_directories import SEGMENT, Key, Rotting, State, images_from
 from pfs.wal.bodies import SEGMENT_SWITCH
 from pfs.wal.control_file import SLOT_OFFSETS, SLOT_SIZE, STOPPED, ControlData
 from pfs.wal.crc import crc32c
@@ -82,7 +82,7 @@ class Expected:
 def expect(directory: Rotting, damage: Damage, *, is_open: bool = False) -> Expected:
     """What may be found after a damage; `is_open`: it strikes when the directory was recovered already."""
     changes = damage.changes
-    expected = Expected(directory.last_state())
+    expected = Expected(directory.last)
     if "pfs.catalog" in changes:
         is_earlier = changes["pfs.catalog"] in [files["pfs.catalog"] for files in directory.earlier]
         expected.refuse(*(OF_LENGTHS if is_earlier else (CatalogDamaged,)))  # it lacks page files, or has those dropped
@@ -239,7 +239,7 @@ def _expect_of_pages(
     names = {number: name for name, number in state.numbers.items()}
     written: Mapping[Key, Record] = {}
     if control.state != STOPPED and not is_open:
-        written = committed_images([record for record in directory.log if record.lsn >= control.redo_lsn])
+        written = images_from(directory.name, control.redo_lsn)
     for path, content in changes.items():
         number = _number_of(path)
         if number not in names:
@@ -255,7 +255,7 @@ def _expect_of_pages(
                 expected.suspects.add((number, pgid))
     if not expected.suspects:
         return
-    images = committed_images([record for record in directory.log if record.lsn // SEGMENT > last_damaged])
+    images = images_from(directory.name, (last_damaged + 1) * SEGMENT if last_damaged else 0)
     for key in sorted(expected.suspects):
         on_disk = _matching_page(directory, changes, key, len(state.contents[names[key[0]]][0]))
         if on_disk is not None:

@@ -82,7 +82,7 @@ class _Disk(NamedTuple):
 
     def page_file(self) -> tuple[str, int, int]:
         """The path of a file with pages, their size, and how many there are."""
-        state = self.directory.last_state()
+        state = self.directory.last
         sizes = {f"base/5/{number}": len(state.contents[name][0]) for name, number in state.numbers.items()}
         paths = [path for path in self.files if path.split(".")[0] in sizes and self.files[path]]
         path = self.random.choice(paths)

@@ -17,7 +17,7 @@ request, and the log as a list of whole records, with a reading of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from random import Random
 from typing import NamedTuple
@@ -107,6 +107,8 @@ class Rotting(NamedTuple):
     """What was on it at earlier moments."""
     states: tuple[State, ...]
     """After each request; the last of `torn` was never acknowledged."""
+    last: State
+    """What is there if nothing is damaged."""
     slots: tuple[ControlData | None, ...]
     """What the slots of the control file say."""
     control: ControlData
@@ -122,14 +124,15 @@ class Rotting(NamedTuple):
 
     def state_at(self, end: int) -> State:
         """What is there if the log ends at a position."""
-        lsn = max((record.lsn for record in self.log if record.end <= end and _is_request(record)), default=0)
-        if lsn == 0:  # nothing that the log still has
-            first = next(record.lsn for record in self.log if _is_request(record))
-            return [state for state in self.states if state.lsn <= first][-1]
-        return next(state for state in self.states if state.lsn > lsn)
+        return _state_at(self.states, self.log, end)
 
-    def last_state(self) -> State:
-        return self.state_at(self.log[-1].end)
+
+def _state_at(states: Sequence[State], log: Sequence[Record], end: int) -> State:
+    lsn = max((record.lsn for record in log if record.end <= end and _is_request(record)), default=0)
+    if lsn == 0:  # nothing that the log still has
+        first = next((record.lsn for record in log if _is_request(record)), end)
+        return [state for state in states if state.lsn <= first][-1]
+    return next(state for state in states if state.lsn > lsn)
 
 
 def _is_request(record: Record) -> bool:
@@ -146,7 +149,13 @@ def segment_paths(files: Mapping[str, bytes]) -> dict[int, str]:
     return found
 
 
-def committed_images(records: list[Record]) -> dict[Key, Record]:
+@cache
+def images_from(name: str, lsn: int) -> Mapping[Key, Record]:
+    """The newest committed images of pages in the log of a directory from a position on (`committed_images`)."""
+    return committed_images([record for record in directory(name).log if record.lsn >= lsn])
+
+
+def committed_images(records: Sequence[Record]) -> dict[Key, Record]:
     """The newest committed images of pages in a part of the log, each as the record of its COMMIT.
 
     A transaction that began before that part is older than any in it, as far as anybody can tell: its pages have none.
@@ -277,6 +286,7 @@ class _Maker:
             segments=segment_paths(files),
             earlier=tuple(self.earlier),
             states=tuple(self.states),
+            last=_state_at(self.states, log, log[-1].end),
             slots=slots,
             control=control,
             placed=placed,

@@ -111,11 +111,11 @@ def test_the_command_runs_what_it_is_told(capsys: pytest.CaptureFixture[str]) ->
 
 
 def as_committed(rotting: Rotting) -> Opened:
-    return Opened({name: list(pages) for name, pages in rotting.last_state().contents.items()})
+    return Opened({name: list(pages) for name, pages in rotting.last.contents.items()})
 
 
 def judged(rotting: Rotting, opened: Opened, expected: Expected | None = None) -> str | None:
-    return compare(opened, expected or Expected(rotting.last_state()), Counter())
+    return compare(opened, expected or Expected(rotting.last), Counter())
 
 
 def test_the_judge_takes_nothing_but_what_was_committed_or_an_error_about_the_damage() -> None:
@@ -134,22 +134,22 @@ def test_the_judge_takes_nothing_but_what_was_committed_or_an_error_about_the_da
     assert "'small' has 5 pages, right would be 6" in str(judged(rotting, opened))
     assert "not an error of ours: KeyError" in str(judged(rotting, Opened(refused=KeyError(1))))
     assert "refused: WalDamaged" in str(judged(rotting, Opened(refused=WalDamaged("no"))))
-    must = Expected(rotting.last_state(), must_refuse=True, refusals=(WalDamaged,))
+    must = Expected(rotting.last, must_refuse=True, refusals=(WalDamaged,))
     assert judged(rotting, Opened(refused=WalDamaged("yes")), must) is None
     assert "it starts, and had to be refused with WalDamaged" in str(judged(rotting, as_committed(rotting), must))
 
 
 def test_the_judge_knows_which_page_may_be_lost_and_which_must_be_healed() -> None:
     rotting = directory("stopped")
-    number = rotting.last_state().numbers["small"]
+    number = rotting.last.numbers["small"]
     for page, expected, wrong in (
-        (b"?" * 512, Expected(rotting.last_state()), "is wrong: it holds 3f3f"),
-        (PageCorrupt("?"), Expected(rotting.last_state()), "cannot be read: PageCorrupt"),
-        (PageCorrupt("?"), Expected(rotting.last_state(), suspects={(number, 1)}), None),
-        (OutOfRange("?"), Expected(rotting.last_state(), suspects={(number, 1)}), "cannot be read: OutOfRange"),
-        (PageCorrupt("?"), Expected(rotting.last_state(), suspects={(number, 1)}, healed={(number, 1)}), "not healed"),
-        (b"?" * 512, Expected(rotting.last_state(), stale={(number, 1): b"?" * 512}), None),
-        (b"!" * 512, Expected(rotting.last_state(), stale={(number, 1): b"?" * 512}), "is wrong"),
+        (b"?" * 512, Expected(rotting.last), "is wrong: it holds 3f3f"),
+        (PageCorrupt("?"), Expected(rotting.last), "cannot be read: PageCorrupt"),
+        (PageCorrupt("?"), Expected(rotting.last, suspects={(number, 1)}), None),
+        (OutOfRange("?"), Expected(rotting.last, suspects={(number, 1)}), "cannot be read: OutOfRange"),
+        (PageCorrupt("?"), Expected(rotting.last, suspects={(number, 1)}, healed={(number, 1)}), "not healed"),
+        (b"?" * 512, Expected(rotting.last, stale={(number, 1): b"?" * 512}), None),
+        (b"!" * 512, Expected(rotting.last, stale={(number, 1): b"?" * 512}), "is wrong"),
     ):
         opened = as_committed(rotting)
         pages = opened.contents["small"]
