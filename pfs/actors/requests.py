@@ -13,7 +13,7 @@ import msgspec
 
 from pfs.actors.write_room import Share
 from pfs.cache.page_file_state import Cut
-from pfs.errors import InvalidRequest, ProtocolError, WrongPageLength
+from pfs.errors import InvalidRequest, ProtocolError, RequestTooLarge, WrongPageLength
 from pfs.protocol import DataAppend, DataRead, DataWrite
 
 LARGEST_PGID = (1 << 32) - 2
@@ -156,6 +156,13 @@ class WriteRequest:
         self.pages += [immutable_page(page, page_size) for page in pages]
         self.received += len(pages)
 
+    def check_end(self, n: Any) -> None:
+        """Its writer says that it has sent n pages, and that they are all; raises `ProtocolError` if they are not."""
+        if type(n) is not int or n != self.n or self.received != self.n:
+            raise ProtocolError(
+                f"request {self.ref}: {self.n} pages were announced, {self.received} came, and StreamEnd says {n!r}"
+            )
+
     @property
     def published_pages(self) -> list[bytes]:
         """The pages that are in memory when it is published: all, but for a bulk append."""
@@ -196,6 +203,14 @@ def check_write(message: DataWrite | DataAppend) -> None:
     durability: Any = message.durability
     if type(durability) is not str or durability not in ("wal", "memory"):
         raise InvalidRequest(f'durability must be "wal" or "memory", not {message.durability!r}')
+
+
+def check_growth(name: str, page_count: int, n: int) -> None:
+    """Raise `RequestTooLarge` if a page file of so many pages cannot have n more."""
+    if page_count + n > LARGEST_PGID + 1:
+        raise RequestTooLarge(
+            f"{name!r} has {page_count} pages; {n} more would pass the limit of {LARGEST_PGID + 1} pages for a file"
+        )
 
 
 def is_address(client: Any) -> bool:
