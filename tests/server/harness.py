@@ -111,6 +111,7 @@ class World:
         version_bytes: int | None = None,
         wal: WalOptions = SMALL_LOG,
         dirty_bytes: int = 32 << 20,
+        segment_bytes: int = 1 << 30,
     ) -> None:
         self.held: set[str] = set()
         self.calls: list[str] = []
@@ -122,6 +123,7 @@ class World:
         self.system_options = SystemOptions(
             buffer_bytes=pool_pages * (PAGE_SIZE + PAGE_OVERHEAD),
             dirty_bytes=dirty_bytes,
+            segment_bytes=segment_bytes,
             server=self.options,
             wal=wal,
             call_timeout=NEVER,

@@ -17,7 +17,7 @@ from pfs.protocol import DataWriteEnd, RequestFailed, Stop, Truncate
 from pfs.testing.faults import Fault
 from pfs.wal.bodies import Drop, Noop
 from pfs.wal.shared_log import HOLD_BACK_AT
-from tests.server.harness import NEVER, PAGE_SIZE, SMALL, SMALL_LOG, Client, World, page, recovered, tags
+from tests.server.harness import NEVER, PAGE_SIZE, PATH, SMALL, SMALL_LOG, Client, World, page, recovered, tags
 
 Make = Callable[..., World]
 
@@ -293,6 +293,65 @@ def test_without_space_for_a_data_file_its_pages_stay_dirty_and_are_written_when
     assert made.end(checkpoint) is not None
     assert dirty(world) == 0
     assert world.data_file() == [*"0123", *["x"] * 20]
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_pages_that_cannot_be_added_to_a_data_file_nor_taken_back_from_it_stay_dirty_until_there_is_space(
+    make_world: Make, reason: int
+) -> None:
+    world = make_world(4, segment_bytes=8 * PAGE_SIZE)
+    client, made = Client(world), Client(world)
+    world.disk.faults += [
+        Fault(error=reason, operation="pwritev", path=f"{PATH}.2"),
+        Fault(error=reason, operation="ftruncate", path="base/*", forever=True),
+    ]
+    ref = client.append([page("x")] * 20)
+    world.settle()
+    client.written(ref)
+    checkpoint = world.next_ref()
+    world.storage.checkpointer.tell(MakeCheckpoint(made.ref, checkpoint))
+    world.pass_time(10.0)
+    assert made.end(checkpoint) is None
+    assert world.data_file() == [*"0123", *["x"] * 4]  # of a segment: what is left of it cannot be cut
+    assert dirty(world) == 20
+    expected = [*"0123", *["x"] * 20]
+    assert everything(world) == expected
+    for policy in ("none", "all"):
+        assert world.durable(policy) == expected
+    world.disk.faults.clear()
+    world.pass_time(5.0)
+    assert made.end(checkpoint) is not None
+    assert dirty(world) == 0
+    assert world.data_file() == [*"0123", *["x"] * 4]
+    world.serves_a_good_client()
+    assert not world.panics
+
+
+def test_a_bulk_append_that_can_neither_go_on_nor_be_taken_back_fails_and_leaves_nothing(make_world: Make) -> None:
+    options = msgspec.structs.replace(SMALL, bulk_bytes=20 * PAGE_SIZE)
+    world = make_world(4, options, segment_bytes=8 * PAGE_SIZE)
+    client = Client(world)
+    world.disk.faults += [
+        Fault(error=errno.ENOSPC, operation="pwritev", path=f"{PATH}*", at=2, forever=True),
+        Fault(error=errno.ENOSPC, operation="ftruncate", path="base/*", forever=True),
+    ]
+    ref = client.append([page("bulk")] * 40)
+    world.pass_time(5.0)
+    overwritten = client.write(0, [page("new")])
+    world.pass_time(5.0)
+    client.written(overwritten)
+    expected = ["new", *"123"]
+    assert everything(world) == expected
+    for policy in ("none", "all"):
+        assert world.durable(policy) == expected
+    world.disk.faults.clear()
+    world.pass_time(5.0)
+    assert isinstance(client.error(ref), NoSpace)
+    appended = client.append([page("x")] * 2)
+    world.settle()
+    client.written(appended)
+    assert world.on_disk() == [*expected, "x", "x"]
+    assert not world.panics
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
