@@ -9,7 +9,7 @@ from itertools import count
 import msgspec
 
 from pfs.errors import InvalidRequest, NoSpace
-from pfs.wal.checkpoint_room import reserve_size
+from pfs.wal.checkpoint_room import HEALED_AT_ONCE, reserve_size
 from pfs.wal.log_buffer import LogBuffer
 from pfs.wal.log_files import SYNC_METHODS, SyncMethod
 from pfs.wal.lsn import SEGMENT_HEADER_SIZE, check_segment_size
@@ -124,6 +124,11 @@ class SharedLog:
     def has_room(self) -> bool:
         """Whether an insertion of a batch, at least of one page, would find segments that exist."""
         return self.buffer.room > self._room_of_a_batch
+
+    @property
+    def has_room_to_heal(self) -> bool:
+        """Whether one more page may become dirty that is not being logged (`pfs.wal.checkpoint_room`)."""
+        return self.buffer.room >= (1 - HEALED_AT_ONCE) * self.buffer.slot
 
     def keep_room_for(self, files: int) -> None:
         """There are so many page files, which checkpoints count the pages of."""

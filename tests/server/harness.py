@@ -150,7 +150,7 @@ class World:
         self.readers = self.storage._blocking[:2]
         self.device = self.storage._blocking[-1]
         self.file: Any = self.storage.open_files[self.state.file_id]
-        for call in ("read", "write", "truncate"):
+        for call in ("read", "write", "truncate", "sidecar_blocks"):
             self._hold_up(self.file, call, call)
         self._hold_up(self.storage.started.files, "sync", "sync")
         self._hold_up(self.storage.started.files, "prepare", "prepare")
