@@ -143,7 +143,7 @@ class SharedLog:
     def wants_segment(self) -> bool:
         """Whether the next segment should be made now: one is always kept ahead, up to the limit of all."""
         ahead = self._limit - self.buffer.inserted - self.buffer.debt
-        return ahead < 3 * self.segment_bytes and not self.is_full
+        return (ahead < 3 * self.segment_bytes or not self.has_room) and not self.is_full  # a reserve may be larger
 
     @property
     def wants_checkpoint(self) -> bool:
