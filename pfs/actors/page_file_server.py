@@ -68,7 +68,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
 
 class LookForIdle(msgspec.Struct, frozen=True, gc=False):
-    """The server to itself: look for writers that send nothing."""
+    """The server to itself: look for writers that send nothing, and readers that give no credit."""
 
 
 class Fail(msgspec.Struct, frozen=True, gc=False):
@@ -121,7 +121,7 @@ class PageFileServer(Actor):
             self._core.tell_worker(checkpointer, _DIRTIED)
 
         self._core = ServerCore(
-            core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now, dirtied
+            core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now, dirtied, self._watch_idle
         )
         self._reads = ReadService(self._core)
         self._writes = WriteService(self._core, self._reads, log, wal, checkpointer, room, writer, images)
@@ -246,9 +246,7 @@ class PageFileServer(Actor):
         if session.write_stream is None:
             session.write_stream = self._stream(session)
         self._admit(session, message, self._intake.admit)
-        if not self._looking_for_idle:
-            self._looking_for_idle = True
-            self.send_after(self._options.idle_seconds / 2, LookForIdle())
+        self._watch_idle()
 
     def _admit(self, session: Session, message: Any, admit: Callable[[Session, Any], None]) -> None:
         try:
@@ -440,6 +438,7 @@ class PageFileServer(Actor):
             **self._writes.counters(),
             "sessions": len(self._sessions),
             "ready": len(core.order),
+            "reads_without_credit": self._reads.parked,
             "version": state.version,
             "old_version_bytes": state.versions.kept_bytes,
             "old_versions_saved": state.versions.saved,
@@ -465,9 +464,15 @@ class PageFileServer(Actor):
     def _look_for_idle(self, _: LookForIdle) -> None:
         writes = [request for request in self._requests() if isinstance(request, WriteRequest)]
         self._intake.check_idle(writes)
-        self._looking_for_idle = bool(writes)
-        if writes:
-            self.send_after(self._options.idle_seconds / 2, LookForIdle())
+        self._reads.check_idle()
+        self._looking_for_idle = False
+        if writes or self._reads.parked:
+            self._watch_idle()
+
+    def _watch_idle(self) -> None:
+        if not self._looking_for_idle:
+            self._looking_for_idle = True
+            self.send_after(min(self._options.idle_seconds, self._options.read_idle_seconds) / 2, LookForIdle())
 
     # -- the end of things
 

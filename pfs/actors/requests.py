@@ -27,8 +27,10 @@ class ServerOptions(msgspec.Struct, frozen=True):
     messages of a transfer on their way; `staging_bytes` and `session_staging_bytes`: room for what writers send, in
     all and for a session; `bulk_bytes`: appends of so much, or more, are bulk appends, which need less room and no
     log; `version_bytes`: room for old page versions; `idle_seconds`: how long a writer may send nothing before its
-    room lapses; `session_requests`: the most open requests of a client; `order`: who is served next
-    (`"first_come_first_served"` is there for contrast).
+    room lapses; `read_idle_seconds`: how long a reader may give no credit before its read is given up and the old
+    pages that it holds go (`math.inf`: for ever), an hour by default, since it costs only those, and who streams
+    may have much to do with each block of pages; `session_requests`: the most open requests of a client; `order`: who
+    is served next (`"first_come_first_served"` is there for contrast).
     """
 
     chunk: int = 64
@@ -39,6 +41,7 @@ class ServerOptions(msgspec.Struct, frozen=True):
     bulk_bytes: int = 8 << 20
     version_bytes: int = 128 << 20
     idle_seconds: float = 60.0
+    read_idle_seconds: float = 3600.0
     session_requests: int = 10_000
     order: Literal["round_robin", "first_come_first_served"] = "round_robin"
 
@@ -47,8 +50,10 @@ class ServerOptions(msgspec.Struct, frozen=True):
             check_number(name, getattr(self, name), 1, LARGEST_PGID)
         for name in ("staging_bytes", "session_staging_bytes", "bulk_bytes", "version_bytes"):
             check_number(name, getattr(self, name), 0, 1 << 62)
-        if type(self.idle_seconds) not in (int, float) or not self.idle_seconds > 0:
-            raise InvalidRequest(f"idle_seconds must be a number above 0, not {self.idle_seconds!r}")
+        for name in ("idle_seconds", "read_idle_seconds"):
+            seconds = getattr(self, name)
+            if type(seconds) not in (int, float) or not seconds > 0:
+                raise InvalidRequest(f"{name} must be a number above 0, not {seconds!r}")
         if self.order not in ("round_robin", "first_come_first_served"):
             raise InvalidRequest(f'order must be "round_robin" or "first_come_first_served", not {self.order!r}')
 

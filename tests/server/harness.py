@@ -53,7 +53,7 @@ NEVER = 1e12
 ENDS = (DataReadEnd, DataWriteEnd, RequestFailed, Done, StatReply, CheckpointMade)
 
 SMALL_LOG = WalOptions(segment_bytes=64 << 10, most_bytes=2 << 20, checkpoint_bytes=512 << 10, checkpoint_seconds=NEVER)
-SMALL = ServerOptions(chunk=4, block=2, credits=3, idle_seconds=NEVER)
+SMALL = ServerOptions(chunk=4, block=2, credits=3, idle_seconds=NEVER, read_idle_seconds=NEVER)
 
 
 def page(tag: object) -> bytes:
