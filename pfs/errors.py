@@ -129,7 +129,7 @@ class Busy(RequestError):
 
 
 class IdleTooLong(RequestError):
-    """A writer sent nothing for so long that its reservation lapsed."""
+    """A writer sent nothing, or a reader gave no credit, for so long that its request was given up."""
 
 
 class SnapshotTooOld(RequestError):

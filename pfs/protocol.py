@@ -210,7 +210,7 @@ class MessageRow(NamedTuple):
 
 _ALWAYS = "SessionEnded, SystemFailed"
 _REQUEST_ERRORS = f"InvalidRequest, ProtocolError, ServerInactive, Busy, Cancelled, {_ALWAYS}"
-_READ_ERRORS = f"OutOfRange, PageIOError, SnapshotTooOld, {_REQUEST_ERRORS}"
+_READ_ERRORS = f"OutOfRange, PageIOError, SnapshotTooOld, IdleTooLong, {_REQUEST_ERRORS}"
 _APPEND_ERRORS = f"RequestTooLarge, WrongPageLength, IdleTooLong, NoSpace, {_REQUEST_ERRORS}"
 _WRITE_ERRORS = f"OutOfRange, PageIOError, {_APPEND_ERRORS}"
 _TRUNCATE_ERRORS = f"InvalidRequest, OutOfRange, ServerInactive, {_ALWAYS}"

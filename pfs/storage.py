@@ -142,7 +142,9 @@ class Storage:
         keeper = start(VirtualFileWorker)
         device = start(LogDevice, files)
         self._blocking: list[Any] = [*readers, *writers, keeper, device]
-        self.pool: Address = start(BufferPool, self.table, readers, panic, self.dirty, self._heal, self._dirtied)
+        self.pool: Address = start(
+            BufferPool, self.table, readers, panic, self.dirty, self._heal, self._dirtied, self.log
+        )
         self.wal: Address = start(WalServer, self.log, self.retention, device, keeper, panic)
         self.checkpointer: Address = start(
             Checkpointer,

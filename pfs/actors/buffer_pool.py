@@ -8,7 +8,9 @@ waiting; for the rest it asks a worker.  Every waiter is told `PagesLoaded`.  If
 system.
 
 A page that is damaged on disk is looked for in the log.  If that still has it, the waiters get it from there, and it
-becomes a dirty page, which is written back like any other; else they get `PageCorrupt`.
+becomes a dirty page, which is written back like any other; else they get `PageCorrupt`.  Where the log has no room for
+the slot of one more dirty page (`pfs.wal.checkpoint_room`), the waiters get it, and that is all: the next reader finds
+it damaged again, when there may be room.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pfs.cache.page_table import Fetch, Outcome, PageTable
 from pfs.errors import FatalError, PageCorrupt, PfsError
 from pfs.files.block_file import BlockFile
 from pfs.wal.heal import FoundPage
+from pfs.wal.shared_log import SharedLog
 
 logger = logging.getLogger("pfs")
 
@@ -85,8 +88,8 @@ def tell_outcomes(outcomes: Sequence[Outcome[Waiting]]) -> None:
 class BufferPool(Actor):
     """Loads pages (see the module).
 
-    `heal` finds a damaged page in the log (it may block); `dirtied` is called when a page was found and is dirty.
-    Without them damaged pages stay damaged.
+    `heal` finds a damaged page in the log (it may block); `dirtied` is called when a page was found and is dirty, or
+    should be; `log` says whether there is room for it.  Without them damaged pages stay damaged.
     """
 
     inline = True
@@ -99,6 +102,7 @@ class BufferPool(Actor):
         dirty: DirtyPages | None = None,
         heal: Callable[[int, int], FoundPage | None] | None = None,
         dirtied: Callable[[], None] | None = None,
+        log: SharedLog | None = None,
     ) -> None:
         super().__init__()
         self._panic = panic
@@ -107,6 +111,7 @@ class BufferPool(Actor):
         self._dirty = dirty
         self._heal = heal
         self._dirtied = dirtied
+        self._log = log
         self.inline_reads = 0
         self.disk_reads = 0
         self.damaged = 0
@@ -172,19 +177,32 @@ class BufferPool(Actor):
 
     def _searched(self, token: _Healing, found: list[FoundPage | None], error: PfsError | None) -> None:
         fetch, results = token.fetch, token.results
+        not_kept: list[int] = []
         if error is None:
             assert self._dirty is not None
             assert self._dirtied is not None
+            assert self._log is not None
             for pgid, image in zip(token.damaged, found, strict=True):
                 if image is None:
                     logger.error("%s", results[pgid - fetch.pgid])
                 elif self._table.awaits(fetch, pgid):
                     self.healed += 1
-                    logger.warning("page %d of %s was damaged, and is healed from the log", pgid, token.file.name)
                     results[pgid - fetch.pgid] = image.page
-                    self._dirty.put(fetch.file_id, pgid, image.page, image.lsn, image.first_lsn)
+                    if self._log.has_room_to_heal:
+                        logger.warning("page %d of %s was damaged, and is healed from the log", pgid, token.file.name)
+                        self._dirty.put(fetch.file_id, pgid, image.page, image.lsn, image.first_lsn)
+                    else:
+                        logger.warning(
+                            "page %d of %s is damaged; the log has it, but no room for it to be written back yet",
+                            pgid,
+                            token.file.name,
+                        )
+                        not_kept.append(pgid)
                     self._dirtied()
-        tell_outcomes(self._table.complete(fetch, results))
+        outcomes = self._table.complete(fetch, results)
+        for pgid in not_kept:
+            self._table.forget(fetch.file_id, pgid)
+        tell_outcomes(outcomes)
 
 
 def _search(heal: Callable[[int, int], FoundPage | None], file_id: int, pgids: Sequence[int]) -> list[FoundPage | None]:

@@ -340,11 +340,18 @@ class Checkpointer(Actor):
                 self._dirty.written(run)
             return
         missing = self._images.missing(file_id, token.blocks)  # another group may have logged some meanwhile
+        buffer = self._log.buffer
+        if buffer.room < len(missing) * buffer.slot and not all(map(self._dirty.unchanged, token.group)):
+            # The slots that were kept for these images may have gone with the pages (`pfs.wal.checkpoint_room`).
+            self._in_flight -= 1
+            for run in token.group:
+                self._dirty.not_written(run)
+            return
         for number, block in zip(token.blocks, blocks, strict=True):
             if number in missing:
                 end = 0  # a block that is damaged has nothing to lose
                 if block is not None:
-                    end = self._log.buffer.insert_reserved(SidecarImage(file_id, number, block)).end
+                    end = buffer.insert_reserved(SidecarImage(file_id, number, block)).end
                 self._images.add(file_id, number, end)
         self._write_logged(token.group)
 

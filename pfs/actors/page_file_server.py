@@ -1,9 +1,9 @@
 """`PageFileServer`: the actor that serves one page file to any number of clients.
 
 It queues their requests and serves them round-robin, a chunk of pages at a time, over streams (the PFS architecture
-notes).  The actor is a shell: it knows sessions, turns messages into calls of `ReadService` and `WriteService`, and
-keeps itself going: as long as a request is ready it has one `Turn` message to itself in its mailbox, whatever other
-messages come.
+notes).  The actor is a shell: it knows sessions, turns messages into calls of `ReadService`, `WriteIntake` and
+`WriteService`, and keeps itself going: as long as a request is ready it has one `Turn` message to itself in its
+mailbox, whatever other messages come.
 
 What ends what: a client that ends takes its session with it, its requests, streams and reservations, and nothing
 else; a request that is wrong ends alone, with `RequestFailed` to its client; a failure of the disk that leaves the
@@ -68,7 +68,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
 
 class LookForIdle(msgspec.Struct, frozen=True, gc=False):
-    """The server to itself: look for writers that send nothing."""
+    """The server to itself: look for writers that send nothing, and readers that give no credit."""
 
 
 class Fail(msgspec.Struct, frozen=True, gc=False):
@@ -121,10 +121,11 @@ class PageFileServer(Actor):
             self._core.tell_worker(checkpointer, _DIRTIED)
 
         self._core = ServerCore(
-            core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now, dirtied
+            core_ref, state, file, pool, self._options, panic, self._arm, self.scheduler.now, dirtied, self._watch_idle
         )
         self._reads = ReadService(self._core)
         self._writes = WriteService(self._core, self._reads, log, wal, checkpointer, room, writer, images)
+        self._intake = self._writes.intake
         self._sessions: dict[Address, Session] = {}
         self._streams: dict[Address, Session] = {}
         self._observer = observer
@@ -244,10 +245,8 @@ class PageFileServer(Actor):
             return
         if session.write_stream is None:
             session.write_stream = self._stream(session)
-        self._admit(session, message, self._writes.admit)
-        if not self._looking_for_idle:
-            self._looking_for_idle = True
-            self.send_after(self._options.idle_seconds / 2, LookForIdle())
+        self._admit(session, message, self._intake.admit)
+        self._watch_idle()
 
     def _admit(self, session: Session, message: Any, admit: Callable[[Session, Any], None]) -> None:
         try:
@@ -300,7 +299,7 @@ class PageFileServer(Actor):
                 self._reads.credit(request, cast(Empty, inner).n)
         elif isinstance(request, WriteRequest):
             if isinstance(inner, DataPages):
-                self._writes.data(request, inner)
+                self._intake.data(request, inner)
             elif isinstance(inner, StreamEnd):
                 self._writes.end(request, inner)
 
@@ -349,7 +348,7 @@ class PageFileServer(Actor):
 
     def _give_credit(self, _: GiveCredit) -> None:
         if not self._has_failed:
-            self._writes.give_credit()
+            self._intake.give_credit()
 
     def _carried(self, message: Carried) -> None:
         if self._has_failed:
@@ -439,6 +438,7 @@ class PageFileServer(Actor):
             **self._writes.counters(),
             "sessions": len(self._sessions),
             "ready": len(core.order),
+            "reads_without_credit": self._reads.parked,
             "version": state.version,
             "old_version_bytes": state.versions.kept_bytes,
             "old_versions_saved": state.versions.saved,
@@ -463,10 +463,16 @@ class PageFileServer(Actor):
 
     def _look_for_idle(self, _: LookForIdle) -> None:
         writes = [request for request in self._requests() if isinstance(request, WriteRequest)]
-        self._writes.check_idle(writes)
-        self._looking_for_idle = bool(writes)
-        if writes:
-            self.send_after(self._options.idle_seconds / 2, LookForIdle())
+        self._intake.check_idle(writes)
+        self._reads.check_idle()
+        self._looking_for_idle = False
+        if writes or self._reads.parked:
+            self._watch_idle()
+
+    def _watch_idle(self) -> None:
+        if not self._looking_for_idle:
+            self._looking_for_idle = True
+            self.send_after(min(self._options.idle_seconds, self._options.read_idle_seconds) / 2, LookForIdle())
 
     # -- the end of things
 

@@ -3,6 +3,9 @@
 A read is *ready* (in the order of service), *loading* (pages of its next chunk come from disk) or *parked* (its stream
 has no credit).  Its cut opens with its first turn, if that turn does not finish it; from then on it sees the file as
 of that moment, whatever is written (`pfs.cache.page_file_state`).
+
+A parked read costs no turns, but it holds its cut, and the old pages that this needs.  So one whose consumer gives no
+credit for `read_idle_seconds` is given up.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from pfs.actors.requests import ReadRequest, Session, check_read
 from pfs.actors.server_core import ServerCore
 from pfs.cache.page_file_state import Cut
-from pfs.errors import FatalError, PfsError
+from pfs.errors import FatalError, IdleTooLong, PfsError
 from pfs.protocol import DataPages, DataRead, DataReadEnd, StreamEnd
 from pfs.streams.stream import CloseTransfer, OpenTransfer
 
@@ -20,6 +23,8 @@ class ReadService:
 
     def __init__(self, core: ServerCore) -> None:
         self._core = core
+        self._parked: dict[ReadRequest, float] = {}
+        """Reads without credit, and since when; the longest first."""
 
     def admit(self, session: Session, message: DataRead) -> None:
         """Take up a read; the whole range is checked before the first page.  Raises what is wrong with it."""
@@ -79,6 +84,8 @@ class ReadService:
             core.ready(request)
         else:
             counters["parked"] += 1
+            self._parked[request] = core.now()
+            core.watch_idle()
         return n
 
     def loaded(self, request: ReadRequest, pages: list[bytes], error: PfsError | None) -> None:
@@ -98,7 +105,28 @@ class ReadService:
         parked = not request.credit  # while pages are being loaded there is credit for them
         request.credit += n
         if parked:
+            del self._parked[request]
             self._core.ready(request)
+
+    @property
+    def parked(self) -> int:
+        """How many reads wait for credit."""
+        return len(self._parked)
+
+    def check_idle(self) -> None:
+        """Fail the reads whose consumers have given no credit for too long."""
+        limit, now = self._core.options.read_idle_seconds, self._core.now()
+        for request, since in list(self._parked.items()):
+            if now - since < limit:
+                break
+            sent, n = request.next - request.pgid, request.end - request.pgid
+            self.fail(
+                request,
+                IdleTooLong(
+                    f"request {request.ref}: {sent} of {n} pages were sent, and then no credit came for {limit:g} "
+                    "seconds: take the pages faster, or raise `read_idle_seconds`"
+                ),
+            )
 
     def fail(self, request: ReadRequest, error: PfsError) -> None:
         """End a read with an error."""
@@ -122,6 +150,8 @@ class ReadService:
 
     def _close(self, request: ReadRequest) -> None:
         request.ended = True
+        if not request.credit:
+            self._parked.pop(request, None)
         request.session.requests.pop(request.ref, None)
         self._core.state.close_cut(request)
         self._core.ended(request)

@@ -13,7 +13,7 @@ import msgspec
 
 from pfs.actors.write_room import Share
 from pfs.cache.page_file_state import Cut
-from pfs.errors import InvalidRequest, ProtocolError, WrongPageLength
+from pfs.errors import InvalidRequest, ProtocolError, RequestTooLarge, WrongPageLength
 from pfs.protocol import DataAppend, DataRead, DataWrite
 
 LARGEST_PGID = (1 << 32) - 2
@@ -27,8 +27,10 @@ class ServerOptions(msgspec.Struct, frozen=True):
     messages of a transfer on their way; `staging_bytes` and `session_staging_bytes`: room for what writers send, in
     all and for a session; `bulk_bytes`: appends of so much, or more, are bulk appends, which need less room and no
     log; `version_bytes`: room for old page versions; `idle_seconds`: how long a writer may send nothing before its
-    room lapses; `session_requests`: the most open requests of a client; `order`: who is served next
-    (`"first_come_first_served"` is there for contrast).
+    room lapses; `read_idle_seconds`: how long a reader may give no credit before its read is given up and the old
+    pages that it holds go (`math.inf`: for ever), an hour by default, since it costs only those, and who streams
+    may have much to do with each block of pages; `session_requests`: the most open requests of a client; `order`: who
+    is served next (`"first_come_first_served"` is there for contrast).
     """
 
     chunk: int = 64
@@ -39,6 +41,7 @@ class ServerOptions(msgspec.Struct, frozen=True):
     bulk_bytes: int = 8 << 20
     version_bytes: int = 128 << 20
     idle_seconds: float = 60.0
+    read_idle_seconds: float = 3600.0
     session_requests: int = 10_000
     order: Literal["round_robin", "first_come_first_served"] = "round_robin"
 
@@ -47,8 +50,10 @@ class ServerOptions(msgspec.Struct, frozen=True):
             check_number(name, getattr(self, name), 1, LARGEST_PGID)
         for name in ("staging_bytes", "session_staging_bytes", "bulk_bytes", "version_bytes"):
             check_number(name, getattr(self, name), 0, 1 << 62)
-        if type(self.idle_seconds) not in (int, float) or not self.idle_seconds > 0:
-            raise InvalidRequest(f"idle_seconds must be a number above 0, not {self.idle_seconds!r}")
+        for name in ("idle_seconds", "read_idle_seconds"):
+            seconds = getattr(self, name)
+            if type(seconds) not in (int, float) or not seconds > 0:
+                raise InvalidRequest(f"{name} must be a number above 0, not {seconds!r}")
         if self.order not in ("round_robin", "first_come_first_served"):
             raise InvalidRequest(f'order must be "round_robin" or "first_come_first_served", not {self.order!r}')
 
@@ -156,6 +161,13 @@ class WriteRequest:
         self.pages += [immutable_page(page, page_size) for page in pages]
         self.received += len(pages)
 
+    def check_end(self, n: Any) -> None:
+        """Its writer says that it has sent n pages, and that they are all; raises `ProtocolError` if they are not."""
+        if type(n) is not int or n != self.n or self.received != self.n:
+            raise ProtocolError(
+                f"request {self.ref}: {self.n} pages were announced, {self.received} came, and StreamEnd says {n!r}"
+            )
+
     @property
     def published_pages(self) -> list[bytes]:
         """The pages that are in memory when it is published: all, but for a bulk append."""
@@ -196,6 +208,14 @@ def check_write(message: DataWrite | DataAppend) -> None:
     durability: Any = message.durability
     if type(durability) is not str or durability not in ("wal", "memory"):
         raise InvalidRequest(f'durability must be "wal" or "memory", not {message.durability!r}')
+
+
+def check_growth(name: str, page_count: int, n: int) -> None:
+    """Raise `RequestTooLarge` if a page file of so many pages cannot have n more."""
+    if page_count + n > LARGEST_PGID + 1:
+        raise RequestTooLarge(
+            f"{name!r} has {page_count} pages; {n} more would pass the limit of {LARGEST_PGID + 1} pages for a file"
+        )
 
 
 def is_address(client: Any) -> bool:

@@ -51,6 +51,7 @@ class ServerCore:
         arm: Callable[[], None],
         now: Callable[[], float],
         dirtied: Callable[[], None],
+        watch_idle: Callable[[], None],
     ) -> None:
         self.ref = ref
         self.state = state
@@ -61,6 +62,8 @@ class ServerCore:
         self.arm = arm
         self.now = now
         self.dirtied = dirtied
+        self.watch_idle = watch_idle
+        """To be called when a request begins to wait for its client; whoever is idle too long is looked for then."""
         self.order: ServiceOrder[Session, Request] = (
             RoundRobin() if options.order == "round_robin" else FirstComeFirstServed()
         )

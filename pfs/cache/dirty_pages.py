@@ -140,6 +140,10 @@ class DirtyPages:
             entry.writing = None
         self._writing[run.file_id] -= 1
 
+    def unchanged(self, run: DirtyRun) -> bool:
+        """Whether the pages of a run that is being written are still those that are dirty: none was changed or cut."""
+        return sum(entry.page is page for _, entry, page in self._still_there(run)) == len(run.pages)
+
     def _still_there(self, run: DirtyRun) -> Iterator[tuple[tuple[int, int], _Entry, bytes]]:
         for number, page in enumerate(run.pages):
             key = (run.file_id, run.pgid + number)

@@ -243,6 +243,10 @@ class PageTable(Generic[Waiter]):
         """A fetch failed as a whole; returns the waits that have failed by this."""
         return self.complete(fetch, [error] * fetch.n)
 
+    def forget(self, file_id: int, pgid: int) -> None:
+        """Let a page go, if it is in the table: the next reader has it read from disk."""
+        self._cache.remove(file_id << 48 | pgid)
+
     # ------------------------------------------------------------------------------------------ writing
 
     def begin_write(self, file_id: int, pgid: int, n: int) -> None:

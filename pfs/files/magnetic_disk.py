@@ -22,6 +22,11 @@ Pending syncs are kept by segment file, not by open file: they outlast the closi
 away first, so that what is written meanwhile is pending for the next one, and puts back what it did not sync.  A
 segment is registered after its write has returned, so a sync that begins in between leaves it pending.
 
+An extension that fails for want of space or of a descriptor is taken back.  If that cannot be done either, the fork has
+an *overhang*: whole blocks behind its end that nobody asked for.  Nobody reads them, and they are cut before the fork
+changes its length again, or when it is closed.  Should they still be there when it is opened, it has them as blocks:
+who knows how many there should be (a log, a catalog) cuts the rest.
+
 Shrinking and unlinking begin at the last segment, so whatever a crash leaves of them is a fork with an end, never one
 with a hole.  Not here: relations of temporary tables, and unlinking that waits for a checkpoint.
 """
@@ -30,10 +35,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple, TypeVar
 
-from pfs.errors import FatalError, FileClosed, FileDamaged, FileMissing, OutOfRange, PfsError, SyncFailed, WriteFailed
+from pfs.errors import FatalError, FileClosed, FileDamaged, FileMissing, OutOfRange, RequestError, SyncFailed
 from pfs.files import relation as names
 from pfs.files.exclusive import Exclusive
 from pfs.files.file import MAX_BUFFERS
@@ -70,12 +75,14 @@ class SegmentTag(NamedTuple):
 class _OpenFork:
     """One fork of an open relation.  `extent` is None while nothing is known of it; it is set under `lock` only."""
 
-    __slots__ = ("extent", "fork", "lock")
+    __slots__ = ("extent", "fork", "lock", "overhang")
 
     def __init__(self, fork: Fork, fs: FileSystem) -> None:
         self.fork = fork
         self.lock = Exclusive(fs)
         self.extent: Extent | None = None
+        self.overhang = False
+        """Whether there may be something behind the last block, of an extension that could not be taken back."""
 
     def was_cut_since(self, extent: Extent) -> bool:
         """True if what was read by this extent may be from a part that a truncation has cut off meanwhile."""
@@ -185,6 +192,8 @@ class MagneticDiskRelation:
                 with state.lock:
                     for file in state.extent.segments if state.extent else ():
                         stack.callback(file.close)  # all are closed, though one may fail
+                    if state.extent and state.overhang:
+                        stack.callback(self._cut_overhang_if_possible, state, state.extent)  # and before that
                     state.extent = None
 
     def create(self, fork: Fork, *, exist_ok: bool) -> None:
@@ -375,6 +384,7 @@ class MagneticDiskRelation:
         state = self._forks[fork]
         with state.lock:
             old = self._known(state)
+            self._cut_overhang(state, old)
             if block < old.blocks:
                 raise OutOfRange(
                     f"block {block} of {self._path(fork, 0)!r} exists already (it has {old.blocks}): write it instead"
@@ -397,7 +407,8 @@ class MagneticDiskRelation:
             except FatalError:
                 raise
             except BaseException:
-                self._take_back(segments[first : last + 1], first, blocks)
+                state.overhang = True
+                self._cut_overhang_if_possible(state, Extent(tuple(segments), blocks, old.cuts))
                 raise
             finally:
                 state.extent = Extent(tuple(segments), blocks, old.cuts)
@@ -422,16 +433,22 @@ class MagneticDiskRelation:
             segments[segment].set_len(0)
             self._disk.register(SegmentTag(self.address, fork, segment), segments[segment])
 
-    def _take_back(self, segments: Sequence[VirtualFile], first: int, blocks: int) -> None:
-        """Cut the last segments, from segment number `first` on, to their lengths in a fork of so many blocks."""
-        for segment, file in reversed(list(enumerate(segments, first))):
+    def _cut_overhang(self, state: _OpenFork, extent: Extent) -> None:
+        """Cut what an extension has left behind the last block of a fork, if one has; from the last segment on."""
+        if not state.overhang:
+            return
+        for segment in range(len(extent.segments) - 1, self.layout.active_segments(extent.blocks) - 2, -1):
+            file = extent.segments[segment]
             try:
-                file.set_len(self.layout.segment_length(segment, blocks))
-            except PfsError as error:
-                raise WriteFailed(
-                    f"{file.path!r} could not be cut back to {blocks} blocks of its fork after a failed extension; "
-                    "its end holds what should not be there"
-                ) from error
+                file.set_len(self.layout.segment_length(segment, extent.blocks))
+            finally:
+                self._disk.register(SegmentTag(self.address, state.fork, segment), file)
+        state.overhang = False
+
+    def _cut_overhang_if_possible(self, state: _OpenFork, extent: Extent) -> None:
+        """The same; without space or a descriptor it stays, to be cut at the next chance."""
+        with suppress(RequestError):
+            self._cut_overhang(state, extent)
 
     def truncate(self, blocks: Mapping[Fork, int], *, in_recovery: bool) -> None:
         with ExitStack() as locks:
@@ -440,6 +457,7 @@ class MagneticDiskRelation:
                 state = self._forks[fork]
                 locks.enter_context(state.lock)
                 extent = self._known(state)
+                self._cut_overhang(state, extent)
                 if wanted > extent.blocks and not in_recovery:
                     raise OutOfRange(
                         f"cannot truncate {self._path(fork, 0)!r} to {wanted} blocks: it has only {extent.blocks}"

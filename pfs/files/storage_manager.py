@@ -309,7 +309,9 @@ class StorageManager:
         *,
         skip_sync: bool = False,
     ) -> None:
-        """Add blocks at or past the end; the gap, if any, is filled with zeros.  All are added or, on `NoSpace`, none.
+        """Add blocks at or past the end; the gap, if any, is filled with zeros.  All are added or, on `NoSpace`
+        or `Busy`, none; what then can neither be added nor be taken back is behind the end, until the fork's length
+        changes or it is closed.
 
         Raises `OutOfRange` (the block exists: write it), `RequestTooLarge` (a fork has at most 2^32 - 1 blocks),
         `WrongPageLength`, `NoSpace`, `WriteFailed`.

@@ -52,7 +52,8 @@ def plan(seed: int) -> Plan:
         session_staging_bytes=choose((staging, staging * 2 // 3)) * PAGE_SIZE,
         bulk_bytes=choose((1 << 20, 1 << 20, 3 * PAGE_SIZE, 0)),
         version_bytes=choose((2, 8, 64, 64)) * PAGE_SIZE,
-        idle_seconds=choose((0.5, 1000.0)),
+        idle_seconds=(idle_seconds := choose((0.5, 1000.0))),
+        read_idle_seconds=idle_seconds,
         session_requests=choose((2, 10_000, 10_000)),
     )
     options = SystemOptions(

@@ -554,8 +554,7 @@ class Simulation:
         excuses = self._excuses()
         if system.failed is not None:
             excuses.add("SystemFailed")
-            cut_back = "could not be cut back" in str(system.failed)  # it took a descriptor that was not to be had
-            if self.plan.trouble not in ("sync", "write") and not cut_back:
+            if self.plan.trouble not in ("sync", "write"):
                 history.violate(f"the system failed without a reason: {system.failed}")
         self._excuse_large_writes()
         history.check_requests(excuses)

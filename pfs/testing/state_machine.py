@@ -151,6 +151,7 @@ def small_options(random: Random) -> SystemOptions:
             credits=choose((1, 3)),
             version_bytes=choose((8, 64)) * 1024,
             idle_seconds=1e9,
+            read_idle_seconds=1e9,
         ),
     )
 

@@ -9,7 +9,7 @@ from itertools import count
 import msgspec
 
 from pfs.errors import InvalidRequest, NoSpace
-from pfs.wal.checkpoint_room import reserve_size
+from pfs.wal.checkpoint_room import HEALED_AT_ONCE, reserve_size
 from pfs.wal.log_buffer import LogBuffer
 from pfs.wal.log_files import SYNC_METHODS, SyncMethod
 from pfs.wal.lsn import SEGMENT_HEADER_SIZE, check_segment_size
@@ -125,6 +125,11 @@ class SharedLog:
         """Whether an insertion of a batch, at least of one page, would find segments that exist."""
         return self.buffer.room > self._room_of_a_batch
 
+    @property
+    def has_room_to_heal(self) -> bool:
+        """Whether one more page may become dirty that is not being logged (`pfs.wal.checkpoint_room`)."""
+        return self.buffer.room >= (1 - HEALED_AT_ONCE) * self.buffer.slot
+
     def keep_room_for(self, files: int) -> None:
         """There are so many page files, which checkpoints count the pages of."""
         self.buffer.reserve = reserve_size(self.segment_bytes, files)
@@ -138,7 +143,7 @@ class SharedLog:
     def wants_segment(self) -> bool:
         """Whether the next segment should be made now: one is always kept ahead, up to the limit of all."""
         ahead = self._limit - self.buffer.inserted - self.buffer.debt
-        return ahead < 3 * self.segment_bytes and not self.is_full
+        return (ahead < 3 * self.segment_bytes or not self.has_room) and not self.is_full  # a reserve may be larger
 
     @property
     def wants_checkpoint(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -120,3 +121,17 @@ def test_a_page_changed_while_it_is_written_stays_dirty() -> None:
     dirty.written(run)
     assert dirty.get(1, 0) == b"new"
     assert dirty.oldest_first_lsn() == 16
+
+
+@pytest.mark.parametrize("change", ["overwrite", "cut off"])
+def test_a_run_is_unchanged_until_one_of_its_pages_is_overwritten_or_cut_off(change: str) -> None:
+    dirty = DirtyPages()
+    for pgid in range(3):
+        dirty.put(1, pgid, b"old", 8, 8)
+    [run] = dirty.take(3, 100)
+    assert dirty.unchanged(run)
+    if change == "overwrite":
+        dirty.put(1, 1, b"new", 24, 16)
+    else:
+        dirty.discard(1, 2)
+    assert not dirty.unchanged(run)

@@ -55,6 +55,14 @@ def test_a_page_that_was_read_is_a_hit_until_it_is_evicted() -> None:
     assert table.lookup(FILE, 5, 3) == [page("5"), None, page("7")]
 
 
+def test_a_page_that_is_forgotten_is_read_again_and_its_neighbours_are_not() -> None:
+    table = table_of(3)
+    table.publish(FILE, 5, pages("5", "6", "7"))
+    table.forget(FILE, 6)
+    table.forget(FILE, 9)  # which is not there
+    assert table.lookup(FILE, 5, 3) == [page("5"), None, page("7")]
+
+
 def test_pages_of_the_same_number_in_two_files_are_two_pages() -> None:
     table = table_of(9)
     table.publish(1, 0, pages("one"))

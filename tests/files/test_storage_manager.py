@@ -15,6 +15,7 @@ from pfs.errors import (
     FileExists,
     FileMissing,
     InvalidRequest,
+    NoSpace,
     OutOfRange,
     PageSizeMismatch,
     RequestTooLarge,
@@ -286,17 +287,84 @@ def test_a_write_that_fails_in_an_extension_is_fatal_and_leaves_the_known_blocks
             manager.shutdown()
 
 
-def test_an_extension_that_cannot_be_taken_back_is_fatal(fs):
+def test_an_extension_that_the_disk_refuses_to_take_back_is_fatal(fs):
     with storage_on(fs) as storage:
         manager = storage.manager
         relation = manager.open(ADDRESS, SIZE)
         manager.create(relation)
         fs.faults += [
             Fault(errno.ENOSPC, operation="open", path="*.1"),
-            Fault(errno.ENOSPC, operation="ftruncate", at=2),
+            Fault(errno.EIO, operation="ftruncate", at=2),
         ]
-        with pytest.raises(WriteFailed, match=r"'base/5/16384' could not be cut back to 0 blocks"):
+        with pytest.raises(WriteFailed, match="set the length of 'base/5/16384' to 0"):
             manager.extend(relation, MAIN, 5, blocks(3, 1))
+        with pytest.raises(WriteFailed):
+            manager.shutdown()
+
+
+def extend_without_space(fs, manager, relation):
+    """Two blocks, and an extension of nine that writes a whole segment, finds no space, and cannot be taken back."""
+    manager.extend(relation, MAIN, 0, blocks(1, 2))
+    fs.faults += [
+        Fault(errno.ENOSPC, operation="pwritev", path="*.2"),
+        Fault(errno.ENOSPC, operation="ftruncate", forever=True),
+    ]
+    with pytest.raises(NoSpace, match=r"base/5/16384\.2"):
+        manager.extend(relation, MAIN, 2, blocks(50, 9))
+    assert file_sizes(fs) == {"16384": 4 * SIZE, "16384.1": 4 * SIZE, "16384.2": 0}
+    assert content(manager, relation) == blocks(1, 2)
+
+
+def test_what_an_extension_leaves_that_cannot_be_taken_back_is_cut_before_the_next(fs, manager, relation):
+    extend_without_space(fs, manager, relation)
+    for call in (
+        lambda: manager.extend(relation, MAIN, 2, blocks(3, 1)),
+        lambda: manager.zero_extend(relation, MAIN, 2, 1),
+        lambda: manager.truncate(relation, {MAIN: 2}),
+    ):
+        with pytest.raises(NoSpace, match="set the length"):
+            call()
+        assert content(manager, relation) == blocks(1, 2)
+    fs.faults.clear()
+    manager.write(relation, MAIN, 1, block(9))
+    manager.extend(relation, MAIN, 6, blocks(7, 1))
+    assert content(manager, relation) == [*blocks(1, 1), block(9), *[ZEROS] * 4, *blocks(7, 1)]
+    assert file_sizes(fs) == {"16384": 4 * SIZE, "16384.1": 3 * SIZE, "16384.2": 0}
+
+
+def test_what_an_extension_leaves_that_cannot_be_taken_back_is_cut_by_a_truncation(fs, manager, relation):
+    extend_without_space(fs, manager, relation)
+    manager.sync()
+    fs.faults.clear()
+    manager.truncate(relation, {MAIN: 2})
+    assert file_sizes(fs) == {"16384": 2 * SIZE, "16384.1": 0, "16384.2": 0}
+    manager.sync()
+    assert {path: len(data) for path, data in fs.durable_files.items() if path.startswith("base/5/16384")} == {
+        "base/5/16384": 2 * SIZE,
+        "base/5/16384.1": 0,
+        "base/5/16384.2": 0,
+    }
+    before = operations(fs, "ftruncate")
+    manager.truncate(relation, {MAIN: 2})
+    assert operations(fs, "ftruncate") == before  # nothing is left to be cut
+
+
+def test_what_an_extension_leaves_that_cannot_be_taken_back_is_cut_when_the_relation_is_closed(fs, manager, relation):
+    extend_without_space(fs, manager, relation)
+    fs.faults.clear()
+    manager.close(relation)
+    assert file_sizes(fs) == {"16384": 2 * SIZE, "16384.1": 0, "16384.2": 0}
+    assert content(manager, manager.open(ADDRESS, SIZE)) == blocks(1, 2)
+
+
+def test_what_cannot_even_be_cut_when_the_relation_is_closed_are_whole_blocks_when_it_is_opened(fs, manager, relation):
+    extend_without_space(fs, manager, relation)
+    manager.close(relation)
+    again = manager.open(ADDRESS, SIZE)
+    assert content(manager, again) == [*blocks(1, 2), *blocks(50, 6)]
+    fs.faults.clear()
+    manager.truncate(again, {MAIN: 2})
+    assert content(manager, again) == blocks(1, 2)
 
 
 @pytest.mark.parametrize("capacity", range(0, 12 * SIZE, 300))

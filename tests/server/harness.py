@@ -53,7 +53,7 @@ NEVER = 1e12
 ENDS = (DataReadEnd, DataWriteEnd, RequestFailed, Done, StatReply, CheckpointMade)
 
 SMALL_LOG = WalOptions(segment_bytes=64 << 10, most_bytes=2 << 20, checkpoint_bytes=512 << 10, checkpoint_seconds=NEVER)
-SMALL = ServerOptions(chunk=4, block=2, credits=3, idle_seconds=NEVER)
+SMALL = ServerOptions(chunk=4, block=2, credits=3, idle_seconds=NEVER, read_idle_seconds=NEVER)
 
 
 def page(tag: object) -> bytes:
@@ -111,6 +111,7 @@ class World:
         version_bytes: int | None = None,
         wal: WalOptions = SMALL_LOG,
         dirty_bytes: int = 32 << 20,
+        segment_bytes: int = 1 << 30,
     ) -> None:
         self.held: set[str] = set()
         self.calls: list[str] = []
@@ -122,6 +123,7 @@ class World:
         self.system_options = SystemOptions(
             buffer_bytes=pool_pages * (PAGE_SIZE + PAGE_OVERHEAD),
             dirty_bytes=dirty_bytes,
+            segment_bytes=segment_bytes,
             server=self.options,
             wal=wal,
             call_timeout=NEVER,
@@ -148,7 +150,7 @@ class World:
         self.readers = self.storage._blocking[:2]
         self.device = self.storage._blocking[-1]
         self.file: Any = self.storage.open_files[self.state.file_id]
-        for call in ("read", "write", "truncate"):
+        for call in ("read", "write", "truncate", "sidecar_blocks"):
             self._hold_up(self.file, call, call)
         self._hold_up(self.storage.started.files, "sync", "sync")
         self._hold_up(self.storage.started.files, "prepare", "prepare")

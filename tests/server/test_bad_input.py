@@ -683,7 +683,8 @@ def test_when_the_server_ends_every_request_is_answered_and_nothing_is_left(
 WRONG_OPTIONS = [
     {"chunk": 0}, {"chunk": True}, {"block": 0}, {"credits": 0}, {"credits": 1.5}, {"session_requests": 0},
     {"staging_bytes": -1}, {"version_bytes": -1}, {"session_staging_bytes": None}, {"idle_seconds": 0},
-    {"idle_seconds": float("nan")}, {"idle_seconds": True}, {"order": "lottery"},
+    {"idle_seconds": float("nan")}, {"idle_seconds": True},
+    {"read_idle_seconds": -1}, {"read_idle_seconds": "1"}, {"order": "lottery"},
 ]  # fmt: skip
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from pfs.actors.requests import ServerOptions
-from pfs.errors import Cancelled, OutOfRange, SessionEnded, SnapshotTooOld
+from pfs.errors import Cancelled, IdleTooLong, OutOfRange, SessionEnded, SnapshotTooOld
 from pfs.protocol import DataPages, DataReadEnd, RequestFailed, StreamEnd, Truncate
 from tests.server.harness import NEVER, PAGE_SIZE, SMALL, Client, World, page, tags
 
@@ -190,6 +191,126 @@ def test_a_consumer_is_told_when_its_read_fails(make_world: Make, how: str) -> N
     world.settle()
     assert isinstance(consumer.error(ref), Cancelled if how == "cancel" else SessionEnded)
     assert type(consumer.messages[-1]) is RequestFailed
+
+
+# -- consumers that give no credit for too long
+
+PATIENT = msgspec.structs.replace(SMALL, read_idle_seconds=60.0)
+
+
+def test_a_read_whose_consumer_gives_no_credit_is_given_up_and_its_old_pages_go(make_world: Make) -> None:
+    world = make_world(20, PATIENT)
+    reader, writer = Client(world, credit=False), Client(world)
+    ref = reader.read(0, 20)
+    world.settle()
+    written = writer.write(0, [page("new")] * 20)
+    world.settle()
+    writer.written(written)
+    assert world.stat().counters["old_version_bytes"] == 14 * PAGE_SIZE
+    world.pass_time(59.0)
+    assert reader.end(ref) is None
+    world.pass_time(31.0)
+    assert isinstance(reader.error(ref), IdleTooLong)
+    assert "6 of 20 pages were sent, and then no credit came for 60 seconds" in str(reader.error(ref))
+    assert world.stat().counters["old_version_bytes"] == 0
+    assert not world.state._cuts
+    reader.give_credit(ref, 3)  # too late, and of no account
+    world.settle()
+    assert len(reader.got(ref, DataPages)) == SMALL.credits
+    world.serves_a_good_client()
+
+
+def test_a_slow_consumer_has_the_whole_idle_time_for_each_credit(make_world: Make) -> None:
+    world = make_world(20, PATIENT)
+    reader = Client(world, credit=False)
+    ref = reader.read(0, 20)
+    while reader.end(ref) is None:
+        world.pass_time(55.0)
+        reader.give_credit(ref, 1)
+        world.settle()
+    assert tags(reader.whole(ref)) == list(map(str, range(20)))
+    assert world.scheduler.now() > 5 * 55.0
+
+
+def test_a_read_that_waits_for_a_slow_disk_is_not_idle(make_world: Make) -> None:
+    world = make_world(20, PATIENT, pool_pages=0)
+    reader = Client(world, credit=False)
+    ref = reader.read(0, 12)
+    world.settle()
+    assert world.stat().counters["reads_without_credit"] == 1
+    world.hold("read")
+    reader.give_credit(ref, 3)
+    world.pass_time(500.0)
+    assert world.stat().counters["reads_without_credit"] == 0
+    world.let_go()
+    assert tags(reader.whole(ref)) == list(map(str, range(12)))
+
+
+def test_another_consumer_that_gives_no_credit_is_told_as_well_as_the_client(make_world: Make) -> None:
+    world = make_world(20, PATIENT)
+    client, consumer = Client(world), Client(world, credit=False)
+    ref = client.read(0, 20, to=consumer.ref)
+    world.pass_time(100.0)
+    assert isinstance(client.error(ref), IdleTooLong)
+    assert isinstance(consumer.error(ref), IdleTooLong)
+
+
+def test_reads_that_were_parked_later_are_given_up_later(make_world: Make) -> None:
+    world = make_world(20, PATIENT)
+    first, second = Client(world, credit=False), Client(world, credit=False)
+    early, ended = first.read(0, 20), first.read(0, 20)
+    world.pass_time(50.0)
+    late = second.read(0, 20)
+    world.settle()
+    assert world.stat().counters["reads_without_credit"] == 3
+    first.cancel(ended)
+    world.settle()
+    assert world.stat().counters["reads_without_credit"] == 2
+    world.pass_time(45.0)
+    assert isinstance(first.error(early), IdleTooLong)
+    assert isinstance(first.error(ended), Cancelled)
+    assert second.end(late) is None
+    world.pass_time(60.0)
+    assert isinstance(second.error(late), IdleTooLong)
+    assert world.stat().counters["failed"] == 3
+
+
+def test_a_thread_that_streams_slowly_gets_all_pages_with_the_options_that_nobody_set(make_world: Make) -> None:
+    world = make_world(200, ServerOptions())
+    got: list[bytes] = []
+
+    def stream_slowly() -> None:
+        for number, data in enumerate(world.page_file.stream()):
+            got.append(data)
+            if number % ServerOptions().block == 0:
+                world.scheduler.wait_at_most(3000.0, lambda: False, lambda: "slow work")
+
+    done = world.scheduler.spawn(stream_slowly, "slow")
+    world.pass_time(100_000.0)
+    assert done()
+    assert tags(got) == list(map(str, range(200)))
+
+
+def test_a_thread_that_leaves_a_stream_for_too_long_gets_what_had_come_and_then_the_error(make_world: Make) -> None:
+    world = make_world(200, PATIENT)
+    got: list[bytes] = []
+    errors: list[str] = []
+
+    def stream_and_leave() -> None:
+        try:
+            for data in world.page_file.stream():
+                got.append(data)
+                if len(got) == 1:
+                    world.scheduler.wait_at_most(3000.0, lambda: False, lambda: "slow work")
+        except IdleTooLong as error:
+            errors.append(str(error))
+
+    done = world.scheduler.spawn(stream_and_leave, "slow")
+    world.pass_time(10_000.0)
+    assert done()
+    assert "raise `read_idle_seconds`" in errors[0]
+    assert tags(got) == list(map(str, range(len(got))))
+    assert 1 < len(got) < 20
 
 
 # -- one consistent cut

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,8 +18,10 @@ from pfs.errors import Cancelled, NoSpace
 from pfs.protocol import DataWriteEnd, RequestFailed, Stop, Truncate
 from pfs.testing.faults import Fault
 from pfs.wal.bodies import Drop, Noop
-from pfs.wal.shared_log import HOLD_BACK_AT
-from tests.server.harness import NEVER, PAGE_SIZE, SMALL, SMALL_LOG, Client, World, page, recovered, tags
+from pfs.wal.checkpoint_room import HEALED_AT_ONCE
+from pfs.wal.shared_log import HOLD_BACK_AT, WalOptions
+from pfs.wal.sidecar import RECORDS_PER_BLOCK
+from tests.server.harness import NEVER, PAGE_SIZE, PATH, SMALL, SMALL_LOG, Client, World, page, recovered, tags
 
 Make = Callable[..., World]
 
@@ -271,6 +275,138 @@ def test_checkpoints_that_free_no_log_never_use_up_the_room_of_one_that_does(mak
     world.serves_a_good_client()
 
 
+BLOCKS = 60
+"""Sidecar blocks in the tests below; each image of one takes a slot of the log."""
+
+
+def many_blocks(make_world: Make, wal: WalOptions = TINY_LOG, **options: Any) -> World:
+    """A page file with so many sidecar blocks, none of which is in the log."""
+    world = make_world(BLOCKS * RECORDS_PER_BLOCK, wal=wal, **options)
+    world.checkpoint()
+    return world
+
+
+def change_a_page_of_each_block(world: World, client: Client, content: str) -> None:
+    for block in range(BLOCKS):
+        client.write(block * RECORDS_PER_BLOCK, [page(content)], durability="memory")
+    world.settle()
+
+
+def poke(world: World, pgid: int) -> None:
+    """Damage a page on the disk."""
+    watching, world.disk.on_operation = world.disk.on_operation, None
+    descriptor = world.disk.open(PATH, os.O_RDWR)
+    world.disk.pwritev(descriptor, [b"rot"], pgid * PAGE_SIZE + 99)
+    world.disk.close(descriptor)
+    world.disk.on_operation = watching
+
+
+def hold_redo_point(world: World) -> int:
+    """Begin a transaction that keeps the log from here on, until it is settled."""
+    transaction: int = world.log.next_transaction()
+    world.log.buffer.insert_commit(transaction, world.state.file_id, 0, 0, world.state.page_count)
+    return transaction
+
+
+def read_one(world: World, pgid: int) -> str:
+    reader = Client(world)
+    ref = reader.read(pgid, 1)
+    world.settle()
+    return tags(reader.whole(ref))[0]
+
+
+def fill_log(world: World) -> None:
+    """Leave nothing in the log but what is kept for checkpoints, and no space for more of it."""
+    fill_disk(world)
+    world.settle()
+    buffer = world.log.buffer
+    while buffer.room >= 64:
+        buffer.insert(Noop(min(max(buffer.room - 64, 0), 900) if -buffer.inserted % SEGMENT > 1000 else 0))
+
+
+@pytest.mark.parametrize("change", ["cut", "overwrite"])
+def test_images_for_pages_that_were_changed_while_their_blocks_were_read_take_nobody_elses_room(
+    make_world: Make, change: str
+) -> None:
+    world = many_blocks(make_world)
+    client = Client(world)
+    change_a_page_of_each_block(world, client, "old")
+    world.hold("sidecar_blocks")
+    checkpointer, checkpoint = world.storage.checkpointer._actor, world.next_ref()
+    checkpointer.actor_ref.tell(MakeCheckpoint(client.ref, checkpoint))
+    world.settle()
+    assert "sidecar_blocks" in world.calls
+    if change == "cut":
+        client.ask_for(Truncate, 1)
+        world.settle()
+        assert dirty(world) == 1
+    else:
+        change_a_page_of_each_block(world, client, "new")
+        assert dirty(world) == BLOCKS
+    fill_log(world)
+    world.let_go()
+    while client.end(checkpoint) is None:
+        world.scheduler.step()
+        if checkpointer._phase in ("writing", "syncing") and not checkpointer._in_flight:
+            assert world.log.buffer.room >= 0  # all slots of the pages that are dirty are there
+    assert not world.panics
+    world.checkpoint()
+    assert world.log.has_room
+    world.serves_a_good_client()
+
+
+def test_damaged_pages_for_which_the_log_has_no_slot_are_served_and_healed_when_there_is_one(make_world: Make) -> None:
+    wal = msgspec.structs.replace(TINY_LOG, most_bytes=64 * SEGMENT)  # it is the disk that is full
+    world = many_blocks(make_world, wal, dirty_bytes=2 * PAGE_SIZE)
+    client, held = Client(world), hold_redo_point(world)
+    change_a_page_of_each_block(world, client, "new")
+    world.settle()
+    pgids = [block * RECORDS_PER_BLOCK for block in range(BLOCKS)]
+    clean = [pgid for pgid in pgids if world.storage.dirty.get(world.state.file_id, pgid) is None]
+    assert len(clean) > 2 * HEALED_AT_ONCE
+    for pgid in clean:
+        poke(world, pgid)
+    world.storage.table.resize(0)  # whatever is in memory goes
+    world.storage.table.resize(world.system_options.buffer_bytes)
+    fill_log(world)
+    world.hold("write")
+    before = dirty(world)
+    for _ in range(2):
+        assert [read_one(world, pgid) for pgid in clean] == ["new"] * len(clean)
+        assert dirty(world) == before + HEALED_AT_ONCE
+        assert world.log.buffer.room >= -HEALED_AT_ONCE * world.log.buffer.slot
+    world.let_go()
+    world.settle()
+    assert dirty(world) <= 2
+    world.disk.capacity = None
+    world.serves_a_good_client()
+    assert [read_one(world, pgid) for pgid in clean] == ["new"] * len(clean)
+    world.log.buffer.settle(held)
+    world.checkpoint()
+    assert not world.panics
+    assert world.data_file()[: BLOCKS * RECORDS_PER_BLOCK : RECORDS_PER_BLOCK] == ["new"] * BLOCKS
+
+
+def test_a_log_that_is_full_can_be_made_shorter_though_more_damaged_pages_are_read_than_it_has_slots_for(
+    make_world: Make,
+) -> None:
+    world = many_blocks(make_world, pool_pages=1, dirty_bytes=2 * PAGE_SIZE)
+    client, held = Client(world), hold_redo_point(world)
+    change_a_page_of_each_block(world, client, "new")
+    for block in range(BLOCKS):
+        poke(world, block * RECORDS_PER_BLOCK)
+    world.storage.images.clear()  # as at the end of a checkpoint: each of them needs an image
+    fill_log(world)
+    for block in range(BLOCKS):
+        assert read_one(world, block * RECORDS_PER_BLOCK) == "new"
+    world.checkpoint()
+    assert not world.panics
+    world.log.buffer.settle(held)
+    world.checkpoint()
+    assert world.log.has_room
+    world.serves_a_good_client()
+
+
 def test_without_space_for_a_data_file_its_pages_stay_dirty_and_are_written_when_there_is_some(
     make_world: Make,
 ) -> None:
@@ -293,6 +429,65 @@ def test_without_space_for_a_data_file_its_pages_stay_dirty_and_are_written_when
     assert made.end(checkpoint) is not None
     assert dirty(world) == 0
     assert world.data_file() == [*"0123", *["x"] * 20]
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_pages_that_cannot_be_added_to_a_data_file_nor_taken_back_from_it_stay_dirty_until_there_is_space(
+    make_world: Make, reason: int
+) -> None:
+    world = make_world(4, segment_bytes=8 * PAGE_SIZE)
+    client, made = Client(world), Client(world)
+    world.disk.faults += [
+        Fault(error=reason, operation="pwritev", path=f"{PATH}.2"),
+        Fault(error=reason, operation="ftruncate", path="base/*", forever=True),
+    ]
+    ref = client.append([page("x")] * 20)
+    world.settle()
+    client.written(ref)
+    checkpoint = world.next_ref()
+    world.storage.checkpointer.tell(MakeCheckpoint(made.ref, checkpoint))
+    world.pass_time(10.0)
+    assert made.end(checkpoint) is None
+    assert world.data_file() == [*"0123", *["x"] * 4]  # of a segment: what is left of it cannot be cut
+    assert dirty(world) == 20
+    expected = [*"0123", *["x"] * 20]
+    assert everything(world) == expected
+    for policy in ("none", "all"):
+        assert world.durable(policy) == expected
+    world.disk.faults.clear()
+    world.pass_time(5.0)
+    assert made.end(checkpoint) is not None
+    assert dirty(world) == 0
+    assert world.data_file() == [*"0123", *["x"] * 4]
+    world.serves_a_good_client()
+    assert not world.panics
+
+
+def test_a_bulk_append_that_can_neither_go_on_nor_be_taken_back_fails_and_leaves_nothing(make_world: Make) -> None:
+    options = msgspec.structs.replace(SMALL, bulk_bytes=20 * PAGE_SIZE)
+    world = make_world(4, options, segment_bytes=8 * PAGE_SIZE)
+    client = Client(world)
+    world.disk.faults += [
+        Fault(error=errno.ENOSPC, operation="pwritev", path=f"{PATH}*", at=2, forever=True),
+        Fault(error=errno.ENOSPC, operation="ftruncate", path="base/*", forever=True),
+    ]
+    ref = client.append([page("bulk")] * 40)
+    world.pass_time(5.0)
+    overwritten = client.write(0, [page("new")])
+    world.pass_time(5.0)
+    client.written(overwritten)
+    expected = ["new", *"123"]
+    assert everything(world) == expected
+    for policy in ("none", "all"):
+        assert world.durable(policy) == expected
+    world.disk.faults.clear()
+    world.pass_time(5.0)
+    assert isinstance(client.error(ref), NoSpace)
+    appended = client.append([page("x")] * 2)
+    world.settle()
+    client.written(appended)
+    assert world.on_disk() == [*expected, "x", "x"]
+    assert not world.panics
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

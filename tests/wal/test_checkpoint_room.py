@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pfs.errors import InvalidRequest, NoSpace
 from pfs.wal.bodies import Drop, Noop, SidecarImage
 from pfs.wal.checkpoint import insert_checkpoint
-from pfs.wal.checkpoint_room import LARGEST_RESERVED, reserve_size, slot_size
+from pfs.wal.checkpoint_room import HEALED_AT_ONCE, LARGEST_RESERVED, reserve_size, slot_size
 from pfs.wal.log_buffer import LogBuffer
 from pfs.wal.lsn import first_lsn
 from pfs.wal.records import encoded_size
@@ -67,7 +67,9 @@ def checkpoint(buffer: LogBuffer, files: int) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["page", "page", "page", "commit", "publish", "give up", "small", "clean", "seal", "fill"]),
+        st.sampled_from(
+            ["page", "page", "page", "commit", "publish", "give up", "small", "clean", "seal", "fill", "heal"]
+        ),
         st.integers(0, 5),
         st.sampled_from([0, 1, 512, 512, 1024, 2048]),
     ),
@@ -75,12 +77,13 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.sampled_from([4096, 4096, 8192, 16384]), st.integers(4, 9), st.integers(0, 70), st.booleans())
+@given(STEPS, st.sampled_from([4096, 4096, 8192, 16384]), st.integers(8, 13), st.integers(0, 70), st.booleans())
 def test_a_checkpoint_of_all_dirty_pages_fits_at_any_moment(
     steps: list[tuple[str, int, int]], segment_size: int, segments: int, files: int, images_last: bool
 ) -> None:
     dirty: set[int] = set()
     buffer = made(segment_size, segments, files, dirty)
+    log = SharedLog(buffer, WalOptions(segment_bytes=segment_size), segment_size, buffer.inserted, 1, {})
     pages: dict[int, list[int]] = {}
     for kind, number, size in steps:
         try:
@@ -102,12 +105,17 @@ def test_a_checkpoint_of_all_dirty_pages_fits_at_any_moment(
                 buffer.seal()
             elif kind == "fill":
                 fill(buffer, 240 * number)
+            elif kind == "heal":
+                for pgid in range(100, 100 + 9 * number):
+                    if log.has_room_to_heal:
+                        dirty.add(pgid)
             elif dirty:
                 dirty.pop()
         except NoSpace:
             pass
         assert buffer.debt == slot_size(segment_size) * (len(dirty) + sum(map(len, pages.values())))
-        assert buffer.room >= 0
+        healed = sum(pgid >= 100 for pgid in dirty)
+        assert buffer.room >= -min(healed, HEALED_AT_ONCE) * buffer.slot
         last = copied(buffer)
         if images_last:
             checkpoint(last, files)
@@ -165,16 +173,15 @@ def test_the_log_of_a_page_takes_its_slot_until_it_is_given_up_or_written() -> N
 
 
 def test_there_is_no_seal_where_there_is_no_room() -> None:
-    buffer = made(4096, 1)
+    buffer = made(4096, 5)
     while buffer.room >= 64:
         buffer.insert(Drop(1))
-    batch = buffer.next_batch()
-    assert batch is not None
-    buffer.batch_flushed(batch)
+    while (batch := buffer.next_batch()) is not None:
+        buffer.batch_flushed(batch)
     assert not buffer.wants_seal
     with pytest.raises(NoSpace):
         buffer.seal()
-    buffer.limit = 3 * 4096
+    buffer.limit = 7 * 4096
     assert buffer.wants_seal
 
 

@@ -79,6 +79,15 @@ def test_a_segment_is_wanted_ahead_of_the_log_and_not_beyond_its_limit() -> None
     assert log.next_segment == 7
 
 
+@pytest.mark.parametrize("files", [1, 1000, 30_000, 60_000, 90_000, 200_000])
+def test_segments_are_wanted_until_there_is_room_beside_what_is_kept_for_checkpoints(files: int) -> None:
+    log = made(most_bytes=5 * SEGMENT)
+    log.keep_room_for(files)
+    while log.wants_segment:
+        log.segment_made(log.next_segment)
+    assert log.has_room
+
+
 def test_a_checkpoint_is_wanted_when_one_would_let_enough_log_be_forgotten() -> None:
     log = made(checkpoint_bytes=SEGMENT, most_bytes=100 * SEGMENT)
     log_pages(log, 1, 150)
