@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from pfs.errors import SyncFailed
+from pfs.files.catalog_table import CatalogTable
 from pfs.files.store import PageFileStore
 from pfs.testing import error_sweep
 from pfs.testing.error_sweep import FAILURES, operations, run, scenarios
@@ -72,15 +73,15 @@ def trust_what_the_cache_has_of_the_log(patch: pytest.MonkeyPatch) -> None:
 
 
 def go_on_when_data_files_were_not_synced(patch: pytest.MonkeyPatch) -> None:
-    sync = PageFileStore.sync
+    make_durable = PageFileStore.make_durable
 
-    def sync_or_not(self: PageFileStore) -> None:
+    def make_durable_or_not(self: PageFileStore, table: CatalogTable) -> None:
         try:
-            sync(self)
+            make_durable(self, table)
         except SyncFailed:
-            pass
+            self.catalog.save(table)
 
-    patch.setattr(PageFileStore, "sync", sync_or_not)
+    patch.setattr(PageFileStore, "make_durable", make_durable_or_not)
 
 
 KNOCK_OUTS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
