@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple, get_args
 from pfs.testing.crash_model import CrashModel, Pages
 from pfs.testing.disk import CrashPolicy
 from pfs.testing.file_system import SimulatedFileSystem
-from pfs.testing.plain_recovery import check_files, recover_and_crash, recover_twice
+from pfs.testing.plain_recovery import Again, check_files, recover_and_crash, recover_twice
 from pfs.testing.simulation import quiet
 from pfs.testing.workloads import Workload
 
@@ -110,6 +110,7 @@ class CrashImages:
         self.for_systems: list[Kept] = []
         self._draws = draws
         self._recovered: dict[int, dict[str, Pages] | str] = {}
+        self._again: dict[int, Again] = {}
         self._pages: dict[bytes, bytes] = {}
 
     def to_take(self, unsynced: int) -> Iterator[tuple[Policy, int]]:
@@ -142,7 +143,7 @@ class CrashImages:
 
     def _recover(self, image: SimulatedFileSystem, at: Moment) -> dict[str, Pages] | str:
         try:
-            found = recover_twice(image, at.workload.options, same_bytes=at.same_bytes)
+            found = recover_twice(image, at.workload.options, self._again, same_bytes=at.same_bytes)
         except Exception as error:
             return f"recovery failed: {type(error).__name__}: {error}"
         pages = self._pages
