@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Generator, Iterator
 
+import coverage
 import hypothesis
 import pytest
 
@@ -73,6 +74,24 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and number is not None:
         report.sections.append(("seed", f"replay: PFS_SEED={number} pytest '{item.nodeid}'"))
     return report
+
+
+@pytest.fixture(autouse=True)
+def _untraced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Pause coverage for a test marked `untraced`.
+
+    The levers run the same lines a million times, two to four times slower under the tracer, and what they happen to
+    reach should not count: the lines of pfs are to be covered by tests that say what each is for.
+    """
+    measured = coverage.Coverage.current() if request.node.get_closest_marker("untraced") else None
+    if measured is None:
+        yield
+        return
+    measured.stop()
+    try:
+        yield
+    finally:
+        measured.start()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,6 +33,7 @@ def run(tmp_path: Path, seed: int, operations: int = OPERATIONS) -> tuple[Record
     return recording, recording.violations()
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("first", SEEDS[::2])
 def test_whole_requests_are_linearizable(first: int, tmp_path: Path) -> None:
     happened: Counter[str] = Counter()
@@ -100,6 +101,7 @@ PLANTED: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_what_is_planted_is_found(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

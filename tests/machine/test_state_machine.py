@@ -33,6 +33,7 @@ EVENTS = (
 """What must happen in every part, or it would show less than it seems to."""
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_example_breaks_a_promise(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Machine, "events", type(Machine.events)())
@@ -110,6 +111,7 @@ KNOCK_OUTS = [
 ]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("knock_out", KNOCK_OUTS, ids=lambda knock_out: knock_out.__name__)
 def test_a_rule_switched_off_is_noticed(
     knock_out: Callable[[pytest.MonkeyPatch], None],

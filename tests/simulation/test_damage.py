@@ -312,6 +312,7 @@ KNOCK_OUTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
 """With the directory in which it shows, and the number of a damage from which on it does soon."""
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("knock_out", KNOCK_OUTS, ids=lambda knock_out: knock_out.__name__)
 def test_a_rule_switched_off_is_noticed(
     knock_out: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

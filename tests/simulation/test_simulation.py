@@ -84,6 +84,7 @@ EVENTS = (
 """What must happen in some run, or the simulation would show less than it seems to."""
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("first", range(0, SEEDS, RANGE))
 def test_no_seed_breaks_a_promise(first: int) -> None:
     events: Counter[str] = Counter()
@@ -355,6 +356,7 @@ MATTERS: dict[Callable[[pytest.MonkeyPatch], None], Callable[[Plan], bool]] = {
 """Where a rule can make a difference: other seeds need not be tried."""
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("knock_out", KNOCK_OUTS, ids=lambda knock_out: knock_out.__name__)
 def test_a_rule_switched_off_is_noticed(
     knock_out: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
