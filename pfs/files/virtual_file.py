@@ -143,10 +143,10 @@ class VirtualFilePool:
         try:
             file.write_all_at(content, 0)
             self._descriptors.sync(file._file, data_only=False, names=False)
-        except PfsError as error:
+        except BaseException as error:  # an interrupt too must not leave it open
             with suppress(PfsError):
                 self._descriptors.close(file._file, discard=True)
-                if not isinstance(error, FatalError):
+                if isinstance(error, PfsError) and not isinstance(error, FatalError):
                     self._descriptors.unlink(temporary_path)
             raise
         file.close()

@@ -969,6 +969,24 @@ def test_an_overwrite_replaces_a_temporary_file_left_over():
         assert fs.durable_files == {"f": b"content"}
 
 
+@pytest.mark.parametrize("call", ["pwritev", "fsync"])
+def test_an_overwrite_that_is_interrupted_leaves_the_old_content_and_no_file_open(call):
+    fs = SimulatedFileSystem()
+
+    def interrupt(operation):
+        if operation.name == call:
+            raise KeyboardInterrupt
+
+    with make_pool(fs) as pool:
+        pool.crashsafe_overwrite("f", "t", b"old")
+        fs.on_operation = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            pool.crashsafe_overwrite("f", "t", b"new")
+        fs.on_operation = None
+        assert not fs.open_descriptors
+        assert content_of(pool, "f") == b"old"
+
+
 def test_an_overwrite_that_finds_no_space_leaves_the_old_content():
     fs = SimulatedFileSystem(capacity=100)
     with make_pool(fs) as pool:

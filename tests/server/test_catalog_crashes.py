@@ -77,7 +77,7 @@ class Life:
         self.scheduler = SimulatedScheduler(seed)
         self.disk = SimulatedFileSystem(keep_journal=False)
         self.disk.on_operation = self._before
-        self.disk._condition = self.scheduler.condition
+        self.disk.make_condition = self.scheduler.condition
         self.system = System(self.disk, OPTIONS, runtime=self.scheduler)
         self._seed = seed
 
@@ -88,7 +88,7 @@ class Life:
             key = hash((content, self._acknowledged, len(self._states)))
             if key not in self._seen:
                 self._seen.add(key)
-                image.on_operation, image._condition = None, None
+                image.on_operation, image.make_condition = None, None
                 allowed = tuple(self._states[self._acknowledged :])
                 where = (
                     f"{self._deed}, before operation {operation.sequence}, {operation.name} {operation.path}, {policy}"
@@ -146,7 +146,7 @@ class Life:
             self.system.stop()
             self.scheduler.abandon()
             self.scheduler = SimulatedScheduler(self._seed)
-            self.disk._condition = self.scheduler.condition
+            self.disk.make_condition = self.scheduler.condition
             self.system = System(self.disk, OPTIONS, runtime=self.scheduler)
 
         self._do("restart", self._now, restart)
@@ -221,7 +221,7 @@ def check(image: Image, disk: SimulatedFileSystem | None = None) -> State:
 @contextmanager
 def started(disk: SimulatedFileSystem, seed: int) -> Iterator[System]:
     scheduler = SimulatedScheduler(seed)
-    disk.on_operation, disk._condition = scheduler.file_call, scheduler.condition
+    disk.on_operation, disk.make_condition = scheduler.file_call, scheduler.condition
     try:
         with System(disk, OPTIONS, runtime=scheduler) as system:
             yield system
