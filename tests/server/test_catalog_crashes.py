@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from pfs.actors.catalog_server import CatalogServer, DropEntry
-from pfs.actors.checkpointer import Checkpointer
 from pfs.actors.file_worker import Carry
 from pfs.actors.wal_server import WalFlushed
 from pfs.files.catalog import Catalog
@@ -325,20 +324,6 @@ def never_save_the_catalog(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Catalog, "save", lambda self, table: None)
 
 
-def count_only_pages_of_open_files(patch: pytest.MonkeyPatch) -> None:
-    record = Checkpointer._record
-
-    def record_open_files(self: Any) -> None:
-        every = self._log.page_counts
-        self._log.page_counts = {number: n for number, n in every.items() if number in self._files}
-        try:
-            record(self)
-        finally:
-            self._log.page_counts = every
-
-    patch.setattr(Checkpointer, "_record", record_open_files)
-
-
 def forget_catalog_changes_in_recovery(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StoreRedoTarget, "change_catalog", lambda self, changes: None)
 
@@ -358,7 +343,6 @@ def drop_files_before_the_record_is_durable(patch: pytest.MonkeyPatch) -> None:
 KNOCK_OUTS = [
     answer_before_the_record_is_durable,
     never_save_the_catalog,
-    count_only_pages_of_open_files,
     forget_catalog_changes_in_recovery,
     drop_files_before_the_record_is_durable,
 ]

@@ -547,6 +547,15 @@ def test_a_page_file_that_has_lost_pages_is_not_opened_and_others_are() -> None:
         assert system.open("other").append([bytes(8192)]) == 0
 
 
+def test_pages_lost_by_a_page_file_that_nobody_has_opened_since_are_missed_too() -> None:
+    disk = stopped(5)
+    for _ in range(2):
+        reopened(disk).stop()  # makes a checkpoint, which counts the pages of all page files
+    set_length(disk, "base/5/16384", 3 * PAGE_SIZE)
+    with reopened(disk) as system, pytest.raises(CorruptionFound, match="has 3 pages, and 5 were committed"):
+        system.open(NAME)
+
+
 def test_pages_that_were_never_committed_are_cut_off_when_the_page_file_is_opened() -> None:
     disk = stopped(5)
     set_length(disk, "base/5/16384", 9 * PAGE_SIZE)
