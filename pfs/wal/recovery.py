@@ -241,7 +241,8 @@ class _Start:
         self.control.write(state=RECOVERING, epoch=epoch, boot_id=self.boot_id)
         plan = redo.plan()
         if stopped:
-            self._clear_following(scan.end // self.files.segment_size, scan.end)
+            if self._clear_following(scan.end // self.files.segment_size, scan.end):
+                self.files.sync_names()
         else:
             self._secure_tail(scan, leftover.end, max(data.durable_hint, record.end))
             if plan.catalog:
@@ -282,6 +283,7 @@ class _Start:
             files.save_torn(last, segment.content[end - last * size :][:torn])
             files.rewrite(end, bytes(torn))
         self._clear_following(last, leftover_end)
+        files.sync_names()  # also what a process that was killed has made
         first = max(scan.vouched, self.data.redo_lsn, durable)
         if self.data.boot_id != self.boot_id and NO_BOOT_ID not in (self.data.boot_id, self.boot_id):
             first = end
@@ -293,10 +295,13 @@ class _Start:
         files.sync()
         reader.forget()
 
-    def _clear_following(self, last: int, leftover_end: int) -> None:
-        """Keep of the segments from the log's last one on only those that can be written as they are, without a gap."""
+    def _clear_following(self, last: int, leftover_end: int) -> bool:
+        """Keep of the segments from the log's last one on only those that can be written as they are, without a gap.
+
+        Returns whether any went.
+        """
         files, size = self.files, self.files.segment_size
-        usable = True
+        usable, changed = True, False
         previous = last
         for number in [number for number in files.segments() if number >= last]:
             torn = number * size < leftover_end
@@ -308,7 +313,8 @@ class _Start:
                 files.set_aside(number)
             elif not usable:
                 files.remove(number)
-        files.sync_names()
+            changed = changed or torn or not usable
+        return changed
 
     def _complete(self, number: int) -> bool:
         """Let the segment in which the log ends have its length; whether its header is valid, or nothing helps it."""
