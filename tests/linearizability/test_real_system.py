@@ -23,6 +23,8 @@ from pfs.errors import PageCorrupt, WrongPageLength
 from pfs.testing import recorded_clients
 from pfs.testing.recorded_clients import Recording, main, mark_of, record
 
+pytestmark = pytest.mark.timeout(600)
+
 SEEDS = range(1, 9)
 OPERATIONS = 10_000
 """For each seed."""

@@ -23,6 +23,8 @@ from pfs.testing.state_machine import Machine, run
 from pfs.wal import redo
 from pfs.wal.log_files import LogFiles
 
+pytestmark = pytest.mark.timeout(600)
+
 EXAMPLES, STEPS = 500, 50
 PARTS = 10
 

@@ -23,6 +23,8 @@ from pfs.testing.workloads import ALPHABET, random_workload, sequence, sequences
 from pfs.wal.log_files import LogFiles
 from tests.simulation.untraced import run_untraced
 
+pytestmark = pytest.mark.timeout(600)
+
 MODULE = "pfs.testing.campaign"
 
 SHARES = {
@@ -50,7 +52,6 @@ def test_the_parts_come_to_fifty_thousand_images() -> None:
     assert sum(SHARES.values()) + SEEDS // SEEDS_AT_ONCE * SHARE_OF_SEEDS >= 50_000
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", ALPHABET)
 def test_every_sequence_of_three_actions_survives_a_crash_at_any_operation(first: str) -> None:
     numbers = run_untraced(MODULE, "--first", first)
@@ -59,7 +60,6 @@ def test_every_sequence_of_three_actions_survives_a_crash_at_any_operation(first
     assert numbers["systems"] >= numbers["images"] // 75
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_AT_ONCE))
 def test_random_workloads_survive_a_crash_at_any_operation(first: int) -> None:
     numbers = run_untraced(MODULE, "--seeds", f"{first}..{first + SEEDS_AT_ONCE - 1}")

@@ -36,6 +36,8 @@ from pfs.wal.records import FIXED_SIZES, HEADER_SIZE, Record, decode
 from pfs.wal.sidecar import PageRecord
 from tests.simulation.untraced import run_untraced
 
+pytestmark = pytest.mark.timeout(600)
+
 FLIPS = 4_100
 """How many damages of each directory are tried."""
 SHARE = 3_350
@@ -46,7 +48,6 @@ def test_the_parts_come_to_twenty_thousand_damages() -> None:
     assert len(NAMES) * SHARE >= 20_000
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_damage_of_anything_on_the_disk_is_silently_wrong(name: str) -> None:
     numbers = run_untraced("pfs.testing.damage", "--directory", name, "--flips", str(FLIPS))

@@ -18,6 +18,8 @@ from pfs.testing.error_sweep import FAILURES, operations, run, scenarios
 from pfs.wal.log_files import LogFiles
 from tests.simulation.untraced import run_untraced
 
+pytestmark = pytest.mark.timeout(600)
+
 MODULE = "pfs.testing.error_sweep"
 
 PARTS = [
@@ -26,7 +28,6 @@ PARTS = [
 ]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("scenario", "part"), PARTS)
 def test_every_operation_may_fail_in_every_way(scenario: str, part: str) -> None:
     numbers = run_untraced(MODULE, "--scenario", scenario, "--part", part)

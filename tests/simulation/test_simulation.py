@@ -45,6 +45,8 @@ from pfs.wal.log_buffer import LogBuffer
 from pfs.wal.log_files import LogFiles
 from pfs.wal.shared_log import SharedLog
 
+pytestmark = pytest.mark.timeout(600)
+
 SEEDS = 1000
 """How many seeds this file runs."""
 RANGE = 100
