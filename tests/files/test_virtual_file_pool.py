@@ -85,6 +85,7 @@ def test_a_hundred_files_work_over_ten_slots(tmp_path, replacement):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.untraced
 def test_a_hundred_threads_read_a_thousand_times_each(tmp_path):
     content = [bytes([number]) * 64 for number in range(40)]
     for number, part in enumerate(content):
