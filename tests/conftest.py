@@ -83,15 +83,13 @@ def _untraced(request: pytest.FixtureRequest) -> Iterator[None]:
     The levers run the same lines a million times, two to four times slower under the tracer, and what they happen to
     reach should not count: the lines of pfs are to be covered by tests that say what each is for.
     """
-    measured = coverage.Coverage.current() if request.node.get_closest_marker("untraced") else None
-    if measured is None:
-        yield
-        return
-    measured.stop()
-    try:
-        yield
-    finally:
-        measured.start()
+    paused: list[coverage.Coverage] = []
+    while request.node.get_closest_marker("untraced") and (measuring := coverage.Coverage.current()) is not None:
+        measuring.stop()  # in a worker there are two, and that of the process goes on when that of the tests stops
+        paused.append(measuring)
+    yield
+    for measuring in reversed(paused):
+        measuring.start()
 
 
 @pytest.fixture(scope="session", autouse=True)
