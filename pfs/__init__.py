@@ -18,6 +18,7 @@ from pfs.actors.requests import ServerOptions
 from pfs.errors import PfsError, RequestError, SystemFailed, Timeout
 from pfs.page_file import PageFile
 from pfs.system import System, SystemOptions
+from pfs.wal.shared_log import WalOptions
 
 __version__ = "0.1.0"
 
@@ -33,5 +34,6 @@ __all__ = [
     "SystemFailed",
     "SystemOptions",
     "Timeout",
+    "WalOptions",
     "__version__",
 ]

@@ -231,7 +231,7 @@ class Storage:
             "batches": wal.batches if wal else 0,
             "waits_ended": wal.flushes if wal else 0,
             "checkpoints": checkpointer.checkpoints if checkpointer else 0,
-            "pages_written_back": checkpointer.pages_written if checkpointer else 0,
+            "pages_written_back": checkpointer.writer.pages_written if checkpointer else 0,
             "slot_bytes": self.retention.held_bytes,
             "slots_lost": self.retention.lost,
             "dirty_pages": len(self.dirty),

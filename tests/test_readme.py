@@ -23,9 +23,16 @@ def test_the_ten_line_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert system.open("triples", create=False).page_count == 2
 
 
+def test_the_options_are_those_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(PROGRAMS[1], "README.md", "exec"), {})
+    with pfs.System(tmp_path / "data") as system:
+        assert system.open("triples", create=False).page_count == 1
+
+
 def test_the_client_actor_counts_the_pages_of_a_file(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
-    exec(compile(PROGRAMS[1], "README.md", "exec"), names)
+    exec(compile(PROGRAMS[2], "README.md", "exec"), names)
     counted: list[tuple[int, object]] = []
     finished = Waiter()
 

@@ -10,8 +10,8 @@ Order, each step after the one before has succeeded: log flushed; dirty pages wi
 written; data files synced, and the catalog saved as it was at the redo point; CHECKPOINT record flushed; control file
 written and synced; files of page files that were dropped before the redo point removed; log segments recycled that no
 slot needs (`pfs.wal.retention`).
-Before a block of a sidecar is changed for the first time after a checkpoint has written its last block, its image as it
-is on disk is logged, and made durable (`pfs.wal.sidecar` says why).  The reserve of the log is for these records.
+How pages are written, `pfs.actors.page_writer` says; before a sidecar block is changed for the first time after a
+checkpoint has written its last block, its image is logged.  The reserve of the log is for all these records.
 
 If a data file has no space (or there is no descriptor) its pages stay dirty and the checkpoint goes on when there is;
 the log grows meanwhile, up to its limit.  Any other failure is fatal.
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, groupby
 from types import TracebackType
 from typing import Any, Literal
 
@@ -30,29 +29,21 @@ import msgspec
 from pfs.actors import Actor, Address
 from pfs.actors.file_worker import Carried, Carry
 from pfs.actors.monitors import tell_if_alive
+from pfs.actors.page_writer import BlocksRead, ImagesFlushed, LogFlushed, PageWriter, Written
 from pfs.actors.wal_server import RoomMade, RoomNotMade, TellWhenShort, WalFlush, WalFlushed, WalRefused, WalRoomMade
 from pfs.actors.write_room import WriteRoom
-from pfs.cache.dirty_pages import DirtyPages, DirtyRun
+from pfs.cache.dirty_pages import DirtyPages
 from pfs.errors import NoSpace, PfsError, RequestError, SystemFailed
 from pfs.files.catalog import Catalog, CatalogEntry
 from pfs.files.catalog_table import CatalogTable
 from pfs.files.checked_file import CheckedFile
-from pfs.files.sidecar_file import Blocks
 from pfs.protocol import RequestFailed
-from pfs.wal.bodies import SidecarImage
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.control_file import ControlFile
 from pfs.wal.log_buffer import Place
 from pfs.wal.retention import Retention
 from pfs.wal.shared_log import SharedLog
-from pfs.wal.sidecar import locate
 from pfs.wal.sidecar_images import SidecarImages
-
-GROUPS_IN_FLIGHT = 4
-"""How many groups of pages are on their way to the disk at a time."""
-
-GROUP_PAGES = 64
-"""The most pages of a group: what goes to a worker in one message, since each costs two changes of threads."""
 
 RETRY_SECONDS = 1.0
 """After no space was left for a data file, how long until it is tried again."""
@@ -111,27 +102,6 @@ class _Retry(msgspec.Struct, frozen=True, gc=False):
     """To itself: there may be space, or a descriptor, by now."""
 
 
-Group = tuple[DirtyRun, ...]
-"""Runs of one file that are written together, in the order of their pages."""
-
-
-class _Written(msgspec.Struct, frozen=True, gc=False, eq=False):
-    group: Group
-
-
-class _BlocksRead(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: sidecar blocks are read, whose images a group needs in the log."""
-
-    group: Group
-    blocks: tuple[int, ...]
-
-
-class _ImagesFlushed(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Token: the images that a group needs are being made durable."""
-
-    group: Group
-
-
 class _Cut(msgspec.Struct, frozen=True, gc=False, eq=False):
     message: CutFile
 
@@ -182,14 +152,12 @@ class Checkpointer(Actor):
         self._panic = panic
         self._soft = dirty_soft_bytes
         self._room = room
-        self._in_flight = 0
         self._images = images
         self._blocked = False
         self._again: Callable[[], None] | None = None
         """The step of this checkpoint that found no descriptor, and is to be tried again."""
         self._changed = False
         self._ticking = False
-        self._flushing = False
         self._phase: Phase = "idle"
         self._redo = 0
         self._table = catalog.table
@@ -200,8 +168,10 @@ class Checkpointer(Actor):
         self._making: list[MakeCheckpoint] = []
         self._cuts: list[CutFile] = []
         self._last = 0.0
+        self.writer = PageWriter(
+            self._actor_ref, dirty, log, files, wal, writer_of, images, alive=self._actor_ref.is_alive
+        )
         self.checkpoints = 0
-        self.pages_written = 0
 
     def on_start(self) -> None:
         self._last = self.scheduler.now()
@@ -288,106 +258,32 @@ class Checkpointer(Actor):
     # -- writing dirty pages
 
     def _write(self) -> None:
-        if self._phase == "writing" and not self._in_flight:
+        if self._phase == "writing" and not self.writer.in_flight:
             oldest = self._dirty.oldest_first_lsn()
             if oldest is None or oldest >= self._redo:
                 self._phase = "syncing"
                 self._images.clear()  # what changes from here on may not be synced
                 self._sync_files()
-        while not self._blocked and self._in_flight < GROUPS_IN_FLIGHT:
-            if self._phase == "writing":
-                below: int | None = self._redo
-            elif self._dirty.bytes > self._soft or self._room.wants_clean_pages:
-                below = None
-            else:
-                break
-            runs = self._dirty.take(GROUP_PAGES, self._log.buffer.flushed, below)
-            if not runs:
-                self._flush_first()
-                break
-            runs.sort(key=_place)
-            for _, group in groupby(runs, _file_id):
-                self._in_flight += 1
-                self._send(tuple(group))
-
-    def _flush_first(self) -> None:
-        """No page may be written now: if none is on its way, that is because their log is not flushed."""
-        if len(self._dirty) and not self._in_flight and not self._flushing:
-            self._flushing = True
-            self._wal.tell(WalFlush(None, self._actor_ref, "writing"))
+        if self._blocked:
+            return
+        if self._phase == "writing":
+            self.writer.write(below=self._redo)
+        elif self._dirty.bytes > self._soft or self._room.wants_clean_pages:
+            self.writer.write(below=None)
 
     def _sync_files(self) -> None:
         self._worker_of(0).tell(Carry(partial(self._make_durable, self._table), self._actor_ref, "syncing"))
 
-    def _send(self, group: Group) -> None:
-        """Have a group written, after the sidecar blocks that it changes are in the log."""
-        flushed = self._log.buffer.flushed
-        assert all(max(run.lsns) < flushed for run in group), "a page must not reach the disk before its log"
-        file_id = group[0].file_id
-        missing = self._images.missing(file_id, _blocks_of(group))
-        if missing:
-            call = partial(self._files[file_id].sidecar_blocks, missing)
-            self._worker_of(file_id).tell(Carry(call, self._actor_ref, _BlocksRead(group, missing)))
-        else:
-            self._write_logged(group)
-
-    def _log_blocks(self, token: _BlocksRead, blocks: Blocks) -> None:
-        file_id = token.group[0].file_id
-        if file_id not in self._log.page_counts:
-            # Dropped meanwhile: behind its DROP the log must not speak of it, and its pages are dirty no more.
-            self._in_flight -= 1
-            for run in token.group:
-                self._dirty.written(run)
-            return
-        missing = self._images.missing(file_id, token.blocks)  # another group may have logged some meanwhile
-        buffer = self._log.buffer
-        if buffer.room < len(missing) * buffer.slot and not all(map(self._dirty.unchanged, token.group)):
-            # The slots that were kept for these images may have gone with the pages (`pfs.wal.checkpoint_room`).
-            self._in_flight -= 1
-            for run in token.group:
-                self._dirty.not_written(run)
-            return
-        for number, block in zip(token.blocks, blocks, strict=True):
-            if number in missing:
-                end = 0  # a block that is damaged has nothing to lose
-                if block is not None:
-                    end = buffer.insert_reserved(SidecarImage(file_id, number, block)).end
-                self._images.add(file_id, number, end)
-        self._write_logged(token.group)
-
-    def _write_logged(self, group: Group) -> None:
-        file_id = group[0].file_id
-        end = self._images.end(file_id, _blocks_of(group))
-        if end > self._log.buffer.flushed:
-            self._wal.tell(WalFlush(end, self._actor_ref, _ImagesFlushed(group)))
-            return
-        call = partial(_write_group, self._files[file_id], group, self._actor_ref.is_alive)
-        self._worker_of(file_id).tell(Carry(call, self._actor_ref, _Written(group)))
-
     def _carried(self, token: Any, result: Any, error: PfsError | None) -> None:
-        if isinstance(token, _BlocksRead) and error is None:
+        if isinstance(token, Written | BlocksRead):
             try:
-                self._log_blocks(token, result)
-                return
-            except NoSpace as no_space:
-                error = no_space
-        if isinstance(token, _Written | _BlocksRead):
-            self._in_flight -= 1
-            if isinstance(error, RequestError):  # no space, or no descriptor
-                for run in token.group:  # also those that were written before one that could not be
-                    self._dirty.not_written(run)
-                self._room_not_made(error)
+                self.writer.carried(token, result, error)
+            except RequestError as no_room:  # no space, or no descriptor
+                self._room_not_made(no_room)
                 self._retry_later()
-                return
-            if error is None:
-                assert isinstance(token, _Written)
-                was_short = self._log.wants_clean_pages
-                for run in token.group:
-                    self._dirty.written(run)
-                    self.pages_written += len(run.pages)
-                if was_short:
-                    self._wal.tell(RoomMade())
-                return
+            except PfsError as failure:
+                self._panic(failure)
+            return
         if isinstance(error, RequestError) and (isinstance(token, _Cut) or token in ("syncing", "recycling")):
             if isinstance(token, _Cut):
                 self._cuts.append(token.message)
@@ -452,10 +348,8 @@ class Checkpointer(Actor):
     def _flushed(self, token: Any) -> None:
         if token == "flushing":
             self._phase = "writing"
-        elif isinstance(token, _ImagesFlushed):
-            self._write_logged(token.group)
-        elif token == "writing":
-            self._flushing = False
+        elif isinstance(token, ImagesFlushed | LogFlushed):
+            self.writer.flushed(token)
         elif token == "recording":
             self._phase = "controlling"
             control, place, redo, shutdown = self._control, self._place, self._redo, self._shutdown
@@ -505,26 +399,6 @@ class Checkpointer(Actor):
             if each.reply_to is not None:
                 tell_if_alive(each.reply_to, CheckpointMade(each.token))
         self._wal.tell(RoomMade())
-
-
-def _place(run: DirtyRun) -> tuple[int, int]:
-    return run.file_id, run.pgid
-
-
-def _file_id(run: DirtyRun) -> int:
-    return run.file_id
-
-
-def _blocks_of(group: Group) -> list[int]:
-    """The sidecar blocks that a group changes, each once."""
-    blocks = (range(locate(run.pgid)[0], locate(run.pgid + len(run.pages) - 1)[0] + 1) for run in group)
-    return list(dict.fromkeys(chain.from_iterable(blocks)))
-
-
-def _write_group(file: CheckedFile, group: Group, go_on: Callable[[], bool]) -> None:
-    for run in group:
-        if go_on():  # else the system has failed meanwhile, and nothing more may be written
-            file.write(run.pgid, run.pages, run.lsns)
 
 
 def _cut_file(file: CheckedFile, n: int) -> None:

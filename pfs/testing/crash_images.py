@@ -27,7 +27,7 @@ from pfs.testing.crash_model import CrashModel, Pages
 from pfs.testing.disk import CrashPolicy
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.testing.plain_recovery import Again, check_files, recover_and_crash, recover_twice
-from pfs.testing.simulation import quiet
+from pfs.testing.quiet import quiet
 from pfs.testing.workloads import Workload
 
 Policy = Literal[CrashPolicy, "kill"]

@@ -8,7 +8,7 @@ too that the first made durable whatever it says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from random import Random
 from types import TracebackType
 from typing import NamedTuple
@@ -49,7 +49,7 @@ def recover_once(fs: SimulatedFileSystem, options: SystemOptions) -> Found:
         store = PageFileStore(
             fs, clock=lambda: 0.0, descriptors=options.descriptors, segment_bytes=options.segment_bytes
         )
-        closing.callback(_close, store)
+        closing.callback(forget, store)
         started = recover(store, options.wal, lambda: NEW_SYSTEM_ID)
         closing.callback(started.control.close)
         closing.callback(started.files.close)
@@ -61,12 +61,12 @@ def recover_once(fs: SimulatedFileSystem, options: SystemOptions) -> Found:
         return Found(contents, started.transactions, detached(fs.crash_image("none", Random(0))))
 
 
-def _close(store: PageFileStore) -> None:
-    """Leave a store as a crash does."""
-    try:
+def forget(store: PageFileStore) -> None:
+    """Leave a store as a crash does; its disk is looked at no more."""
+    with suppress(BaseException):
         store.close()
-    except BaseException:  # its disk is a copy, and looked at no more
-        pass
+    for file in store._pool._descriptors.files():
+        file.closed = True  # else it would warn that it has not been closed
 
 
 class Again(NamedTuple):

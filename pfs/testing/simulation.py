@@ -9,7 +9,7 @@ stops the system, or lets it crash.  What is checked on the way and at the end:
 * whatever survives a crash at any moment, a system that is started on it has of each page file a prefix of its commits,
   and in that all that was acknowledged as durable; also if it crashes while it recovers; and it goes on from there;
 * after a panic nothing is acknowledged and no write begins; after a clean stop nothing is replayed;
-* turns are fair (`_FairOrder`), and memory stays within every limit;
+* turns are fair (`FairOrder`), and memory stays within every limit;
 * when nobody asks for anything, nothing is kept: no reservation, cut, old page, wait, pin;
 * after the stop no actor and no descriptor is left.
 
@@ -19,10 +19,8 @@ Replay a seed with `python -m pfs.testing.simulation --seed N`, many with `--see
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,22 +31,22 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from pfs.actors.page_file_server import PageFileServer
-from pfs.actors.requests import ReadRequest, ServerOptions, WriteRequest
-from pfs.calls import Call, ReadCall, ThreadClient, WriteCall
+from pfs.actors.requests import ServerOptions
 from pfs.check import check
 from pfs.errors import IdleTooLong, SyncFailed
-from pfs.files.redo_target import StoreRedoTarget
-from pfs.files.store import PageFileStore
 from pfs.page_file import PageFile
 from pfs.protocol import DataWriteEnd, Start
-from pfs.system import System, SystemOptions
+from pfs.system import System
 from pfs.testing.clients import Begin, Finish, Habits, RandomClient, World, thread_process
 from pfs.testing.disk import CrashPolicy
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.testing.history import FileModel, History, Line, Request, describe_page, make_page
+from pfs.testing.limit_checks import check_limits, check_quiet
+from pfs.testing.observed_system import FairOrder, ObservedSystem
+from pfs.testing.plain_recovery import detached, recover_and_crash
 from pfs.testing.plans import EXCUSES, PAGE_SIZE, Plan, faults, plan
+from pfs.testing.quiet import quiet
 from pfs.testing.scheduler import SimulatedScheduler
-from pfs.wal.recovery import start_log
 
 STEPS = 500
 """Steps in which clients make requests; finishing takes as many again."""
@@ -57,8 +55,6 @@ CHECKED_ACKNOWLEDGEMENTS = 40
 """One in so many acknowledgements is followed by a crash, of which the system itself is not told."""
 CHECKED_STEPS = 300
 """One in so many steps is too."""
-OTHER_DESCRIPTORS = 3
-"""The lock, the control file, and a segment of the log that is being made."""
 MOST_STEPS = 50_000
 """A run that has not ended after so many goes round in circles."""
 
@@ -83,114 +79,6 @@ class Report:
         return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------ watching the system
-
-
-class _ThreadLine(ThreadClient):
-    """A plain thread's address; notes what is sent to it."""
-
-    __slots__ = ("_history", "others")
-
-    def __init__(self, name: str, history: History) -> None:
-        super().__init__(name)
-        self.others: set[int] = set()
-        self._history = history
-
-    def tell(self, message: Any) -> None:
-        if message.ref not in self.others:
-            self._history.told(self, message)
-        super().tell(message)
-
-
-class _ObservedSystem(System):
-    """A system that tells a history of its threads' calls and of its panic."""
-
-    history: History
-
-    def __init__(self, fs: SimulatedFileSystem, options: SystemOptions, runtime: SimulatedScheduler) -> None:
-        self._scheduler = runtime
-        self._lines: dict[str, _ThreadLine] = {}
-        super().__init__(fs, options, runtime=runtime)
-
-    def thread_client(self) -> ThreadClient:
-        name = str(self._scheduler.who_runs())
-        if name not in self._lines:
-            self._lines[name] = _ThreadLine(name, self.history)
-        return self._lines[name]
-
-    def end_thread(self, name: str) -> None:
-        """A process of the simulation has ended, as a thread would."""
-        line = self._lines.pop(name, None)
-        if line is not None:
-            line.end()
-
-    @contextmanager
-    def open_call(self, server: Any, client: ThreadClient, call: Call, message: Any) -> Iterator[None]:
-        self._check()
-        file = next((each.state.name for each in self._served.values() if each.server is server), None)
-        if file is None:  # a checkpoint, which is no client's request
-            cast(_ThreadLine, client).others.add(call.ref)
-            with super().open_call(server, client, call, message):
-                yield
-            return
-        request = Request(file, client, message, call._pages if isinstance(call, WriteCall) else ())
-        request.manner = "thread"
-        if len(request.pages) * PAGE_SIZE > self.options.server.session_staging_bytes:
-            request.excuses.add("RequestTooLarge")
-        self.history.send(request)
-        with super().open_call(server, client, call, message):
-            yield
-        if isinstance(call, ReadCall) and call.error is None and call.pages != request.received:
-            self.history.violate(f"{request}: read() returned other pages than were sent")
-
-    def _give_up(self, server: Any, client: ThreadClient, call: Call) -> None:
-        self.history.requests[call.ref].excuses.add("Cancelled")
-        super()._give_up(server, client, call)
-
-    def panic(self, cause: BaseException) -> None:
-        if self._failed is None:
-            self.history.panicked()
-        super().panic(cause)
-
-
-class _FairOrder:
-    """Stands between a server and its order of service, and counts how long each ready request waits.
-
-    The promise: with s ready sessions the m-th ready request of its session waits at most m x s chunks.
-    """
-
-    def __init__(self, order: Any, history: History) -> None:
-        self._order = order
-        self._history = history
-        self._waiting: dict[Any, list[int]] = {}
-        """For each ready request: its session's number, m, the largest s so far, the chunks served meanwhile."""
-
-    def add(self, session: Any, request: Any) -> None:
-        self._order.add(session, request)
-        mine = sum(waiting[0] == id(session) for waiting in self._waiting.values())
-        self._waiting[request] = [id(session), mine + 1, 0, 0]
-        ready = len({waiting[0] for waiting in self._waiting.values()})
-        for waiting in self._waiting.values():
-            waiting[2] = max(waiting[2], ready)
-
-    def next(self) -> Any:
-        request = self._order.next()
-        if request is not None:
-            for waiting in self._waiting.values():
-                waiting[3] += 1
-            _, m, s, waited = self._waiting.pop(request)
-            if waited > m * s:
-                self._history.violate(f"request {request.ref} waited {waited} chunks as number {m} of {s} sessions")
-        return request
-
-    def discard(self, session: Any, request: Any) -> None:
-        self._order.discard(session, request)
-        self._waiting.pop(request, None)
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-
 # ------------------------------------------------------------------------------------------ a run
 
 
@@ -200,10 +88,6 @@ class Moment(NamedTuple):
     image: SimulatedFileSystem
     policy: CrashPolicy
     allowed: dict[str, list[list[bytes]]]
-
-
-class _PowerCut(BaseException):
-    """Everything ends here."""
 
 
 class Simulation:
@@ -224,7 +108,7 @@ class Simulation:
         )
         self.history = History(self.plan.options.server.credits, self.scheduler.note)
         self.history.on_acknowledged = self._check_acknowledged
-        self.system = _ObservedSystem(self.fs, self.plan.options, self.scheduler)
+        self.system = ObservedSystem(self.fs, self.plan.options, self.scheduler)
         self.system.history = self.history
         self.servers: list[PageFileServer] = []
         log_files = self.system._storage.started.files
@@ -264,7 +148,7 @@ class Simulation:
             opened = self.system._store.open_files[file._state.file_id]
             self._watch_changes(opened, opened.name, "write", "truncate")
             server = cast(PageFileServer, file.server._actor)
-            server._core.order = _FairOrder(server._core.order, self.history)
+            server._core.order = FairOrder(server._core.order, self.history)
             self.servers.append(server)
         server_options = self.plan.options.server
         staging = min(server_options.session_staging_bytes, server_options.staging_bytes) // PAGE_SIZE
@@ -328,7 +212,7 @@ class Simulation:
             if not scheduler.step():
                 break
             if step % 8 == 0:
-                self._check_limits()
+                check_limits(self.system, self.servers, self.plan, len(self.fs.open_descriptors), history.violate)
             if self.random.randrange(CHECKED_STEPS) == 0:
                 self._moments.append(self._moment(self.random.choice(POLICIES)))
             while self._moments:
@@ -343,7 +227,8 @@ class Simulation:
                 file.server.tell(Start())
         scheduler.run(lambda: not history.owes() and all(ended() for ended in self._ends), MOST_STEPS)
         scheduler.run(max_steps=MOST_STEPS)
-        self._check_quiet()
+        if self.system.failed is None:
+            check_quiet(self.system, self.servers, history.violate)
         counts = [file.page_count for file in self.world.files]
         try:
             self.system.stop()
@@ -438,35 +323,14 @@ class Simulation:
                 self.history.violate(f"damage {when}: {finding}")
 
     def _crash_in_recovery(self, image: SimulatedFileSystem) -> SimulatedFileSystem:
-        """Start a system on a disk that ends at some operation; returns what may be left then."""
-        left = self.random.randrange(60)
-
-        def count_down(operation: object) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise _PowerCut
-
-        image.on_operation = count_down
-        store: PageFileStore | None = None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # a power cut closes nothing
-            try:
-                store = PageFileStore(image, clock=lambda: 0.0, segment_bytes=self.plan.options.segment_bytes)
-                start_log(
-                    image,
-                    StoreRedoTarget(store),
-                    new_system_id=lambda: self.seed,
-                    segment_size=self.plan.options.wal.segment_bytes,
-                    boot_id=image.boot_id(),
-                )
-            except _PowerCut:
-                self.history.events["crash in recovery"] += 1
-            finally:
-                image.on_operation = None
-            if store is not None:
-                _forget(store)
-        return image.crash_image(self.random.choice(POLICIES), self.random)
+        """Recover a disk that ends at some operation; returns what may be left then."""
+        policy = self.random.choice(POLICIES)
+        operations = self.random.randrange(60)
+        left = recover_and_crash(detached(image), self.plan.options, operations, policy, self.random)
+        if left is None:  # it needed fewer operations
+            return image
+        self.history.events["crash in recovery"] += 1
+        return left
 
     @contextmanager
     def _started(self, image: SimulatedFileSystem) -> Iterator[System]:
@@ -479,69 +343,6 @@ class Simulation:
                 yield system
         finally:
             scheduler.abandon()
-
-    def _check_limits(self) -> None:
-        options, violate = self.plan.options, self.history.violate
-        for server in self.servers:
-            requests = server._requests()
-            writes = [each for each in requests if isinstance(each, WriteRequest)]
-            counters = server.stat().counters
-            staged = sum(len(each.pages) for each in writes) * PAGE_SIZE
-            if not staged <= counters["staged_bytes"] <= options.server.staging_bytes:
-                violate(f"{staged} bytes of writers are kept, {counters['staged_bytes']} are reserved")
-            for session in server._sessions.values():
-                mine = [each for each in writes if each.session is session and each.state != "waiting"]
-                bulk = 30 + options.server.credits * options.server.block
-                room = [each.n if type(each) is WriteRequest else min(each.n, bulk) for each in mine]
-                if sum(room) * PAGE_SIZE > options.server.session_staging_bytes:
-                    violate(f"the session of {session.client} has more than its share of the staging budget")
-            if counters["old_version_bytes"] > options.server.version_bytes:
-                violate(f"{counters['old_version_bytes']} bytes of old versions are kept")
-            loaded = sum(len(each.loaded or ()) for each in requests if isinstance(each, ReadRequest))
-            if loaded > len(requests) * max(options.server.chunk, options.server.credits * options.server.block):
-                violate(f"{loaded} loaded pages wait for their turn")
-            most = self.plan.clients * 4 * (2 * options.server.credits + 12) + 50
-            if server.actor_ref.mailbox_length() > most:
-                violate(f"the mailbox of a server holds {server.actor_ref.mailbox_length()} messages")
-        table = self.system._storage.table.stats()
-        if table["bytes"] > options.buffer_bytes:
-            violate(f"the buffer pool keeps {table['bytes']} bytes")
-        storage = self.system._storage
-        largest = max(options.dirty_bytes, options.server.session_staging_bytes)
-        if storage.dirty.bytes > largest or storage.write_room.promised > largest:
-            violate(f"{storage.dirty.bytes} bytes of pages are dirty, {storage.write_room.promised} are promised")
-        assert options.descriptors is not None
-        of_a_batch = 2 + min(options.wal.batch_bytes, options.wal.most_bytes) // options.wal.segment_bytes
-        if len(self.fs.open_descriptors) > options.descriptors + OTHER_DESCRIPTORS + of_a_batch:
-            violate(f"{len(self.fs.open_descriptors)} descriptors are open")
-
-    def _check_quiet(self) -> None:
-        """Nobody asks for anything: nothing is kept for anybody."""
-        if self.system.failed is not None:
-            return
-        violate = self.history.violate
-        for server in self.servers:
-            core, counters = server._core, server.stat().counters
-            kept = {
-                "requests": len(server._requests()),
-                "ready": counters["ready"],
-                "staged bytes": counters["staged_bytes"],
-                "waiting writes": counters["writes_waiting"],
-                "old versions": counters["old_version_bytes"],
-                "cuts": len(core.state._cuts),
-                "applying": server._writes.applying,
-                "sessions of the dead": sum(not client.is_alive() for client in server._sessions),
-            }
-            for what, number in kept.items():
-                if number:
-                    violate(f"{number} {what} of {core.state.name!r} are left when nothing is asked for")
-        if self.system._storage.write_room.promised or self.system._storage.write_room.waiting:
-            violate("writers that are not there have, or wait for, a share of the dirty bytes")
-        if self.system._storage.table.stats()["in_flight"]:
-            violate("pages are on their way for nobody")
-        pins = sum(len(slot.pins) for slot in self.system._store._pool._descriptors._table._slots)
-        if pins:
-            violate(f"{pins} pins are left")
 
     def _check_stopped(self, counts: Sequence[int]) -> None:
         history, system = self.history, self.system
@@ -601,14 +402,6 @@ class Simulation:
         return excuses
 
 
-def _forget(store: PageFileStore) -> None:
-    """Leave a store as a crash does."""
-    with suppress(BaseException):  # its disk is a copy, and looked at no more
-        store.close()
-    for file in store._pool._descriptors.files():
-        file.closed = True
-
-
 def _print_trace(scheduler: SimulatedScheduler, trace: Callable[[str], None]) -> None:
     note = scheduler.note
 
@@ -617,19 +410,6 @@ def _print_trace(scheduler: SimulatedScheduler, trace: Callable[[str], None]) ->
         note(what)
 
     scheduler.note = note_and_print  # type: ignore[method-assign]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Clients die and disks fail here by the thousand: that need not be logged."""
-    logger = logging.getLogger("pfs")
-    before, logger.disabled = logger.level, True
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.disabled = False
-        logger.setLevel(before)
 
 
 def run_seed(seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None) -> Report:

@@ -46,18 +46,16 @@ from pfs.errors import (
     SnapshotTooOld,
     SystemStopped,
 )
-from pfs.files.redo_target import StoreRedoTarget
-from pfs.files.store import PageFileStore
 from pfs.page_file import PageFile
 from pfs.protocol import Durability
 from pfs.system import System, SystemOptions
+from pfs.testing.crash_model import Pages
 from pfs.testing.disk import CrashPolicy
 from pfs.testing.file_system import SimulatedFileSystem
+from pfs.testing.page_file_model import CREATED, Model
+from pfs.testing.plain_recovery import detached, forget, recover_and_crash
 from pfs.testing.scheduler import SimulatedScheduler
-from pfs.wal.recovery import start_log
 from pfs.wal.shared_log import WalOptions
-
-Pages = tuple[bytes, ...]
 
 NAMES = ("a", "b", "c", "d")
 PAGE_SIZES = (512, 1024)
@@ -65,64 +63,7 @@ MOST_PAGES = 9
 """The most pages of a request."""
 MOST_OF_A_FILE = 60
 """A file that is longer is truncated before it grows."""
-CREATED = -1
-"""Stands for the number of a page file that is being made when everything ends."""
 POLICIES: tuple[CrashPolicy, ...] = get_args(CrashPolicy)
-
-
-class Model:
-    """What page files there are, what is in them, and what of that a crash may take.
-
-    `pending`: the commits that need not be durable, oldest first: a file's number and its pages after the commit.
-    """
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self.page_sizes: dict[int, int] = {}
-        self.now: dict[int, Pages] = {}
-        self.durable: dict[int, Pages] = {}
-        self.pending: list[tuple[int, Pages]] = []
-
-    def create(self, name: str, page_size: int) -> None:
-        number = len(self.page_sizes)
-        self.numbers[name] = number
-        self.page_sizes[number] = page_size
-        self.now[number] = self.durable[number] = ()
-
-    def pages(self, name: str) -> Pages:
-        return self.now[self.numbers[name]]
-
-    def commit(self, name: str, pages: Pages, *, durable: bool) -> None:
-        """A file has these pages now."""
-        number = self.numbers[name]
-        self.now[number] = pages
-        self.pending.append((number, pages))
-        if durable:
-            self.settle(len(self.pending))
-
-    def settle(self, commits: int) -> None:
-        """So many of the pending commits are durable."""
-        self.durable.update(self.pending[:commits])
-        del self.pending[:commits]
-
-    def sync(self, name: str) -> None:
-        """What was acknowledged of a file before is durable, and with it all that came before in the log."""
-        commits = [at for at, (number, _) in enumerate(self.pending, 1) if number == self.numbers[name]]
-        self.settle(max(commits, default=0))
-
-    def after_crash(self, names: dict[str, int]) -> Iterator[dict[str, Pages]]:
-        """All that the files of these names may be after a crash now."""
-        state = dict(self.durable)
-        for number, pages in [(CREATED, ()), *self.pending]:
-            state[number] = pages
-            yield {name: state.get(number, ()) for name, number in names.items()}
-
-    def found(self, names: dict[str, int], files: dict[str, Pages]) -> None:
-        """Go on with what was found after a crash."""
-        self.numbers = dict(names)
-        self.now = {number: files[name] for name, number in names.items()}
-        self.durable = dict(self.now)
-        self.pending.clear()
 
 
 def small_options(random: Random) -> SystemOptions:
@@ -154,10 +95,6 @@ def small_options(random: Random) -> SystemOptions:
             read_idle_seconds=1e9,
         ),
     )
-
-
-class _PowerCut(BaseException):
-    """Everything ends here."""
 
 
 class Place(NamedTuple):
@@ -533,40 +470,20 @@ class Machine(RuleBasedStateMachine):
             )
         )
 
-    def crash_in_recovery(self, image: SimulatedFileSystem, left: int) -> SimulatedFileSystem:
-        """Start the log of a disk that ends at some operation; returns what may be left then."""
-
-        def count_down(operation: object) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise _PowerCut
-
-        image.on_operation, image.make_condition = count_down, None
-        store: PageFileStore | None = None
-        try:
-            store = PageFileStore(image, clock=lambda: 0.0, segment_bytes=self.options.segment_bytes)
-            start_log(
-                image,
-                StoreRedoTarget(store),
-                new_system_id=lambda: self.random.getrandbits(64),
-                segment_size=self.options.wal.segment_bytes,
-                boot_id=image.boot_id(),
-            )
-        except _PowerCut:
-            self.events["crash in recovery"] += 1
-        finally:
-            image.on_operation = None
-        after = image.crash_image(self.random.choice(POLICIES), self.random)
-        if store is not None:
-            _forget(store)
-        return after
+    def crash_in_recovery(self, image: SimulatedFileSystem, operations: int) -> SimulatedFileSystem:
+        """Recover a disk that ends at some operation; returns what may be left then."""
+        policy = self.random.choice(POLICIES)
+        left = recover_and_crash(detached(image), self.options, operations, policy, self.random)
+        if left is None:  # it needed fewer operations
+            return image
+        self.events["crash in recovery"] += 1
+        return left
 
     def end(self) -> None:
         """Everything ends where it stands."""
         self.scheduler.abandon()
         self.fs.on_operation = None
-        _forget(self.system._storage.store)
+        forget(self.system._storage.store)
 
     # -- checks
 
@@ -616,14 +533,6 @@ class Machine(RuleBasedStateMachine):
                     self.stop()
             finally:
                 self.end()
-
-
-def _forget(store: PageFileStore) -> None:
-    """Leave a store as a crash does; its disk is looked at no more."""
-    try:
-        store.close()
-    except BaseException:
-        pass
 
 
 def void(_: object) -> None:

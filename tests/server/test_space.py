@@ -347,7 +347,7 @@ def test_images_for_pages_that_were_changed_while_their_blocks_were_read_take_no
     world.let_go()
     while client.end(checkpoint) is None:
         world.scheduler.step()
-        if checkpointer._phase in ("writing", "syncing") and not checkpointer._in_flight:
+        if checkpointer._phase in ("writing", "syncing") and not checkpointer.writer.in_flight:
             assert world.log.buffer.room >= 0  # all slots of the pages that are dirty are there
     assert not world.panics
     world.checkpoint()
