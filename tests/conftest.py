@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Generator, Iterator
 
 import coverage
@@ -13,6 +14,10 @@ import pytest
 from tests import leaks
 
 pytest_plugins = ["tests.coverage_gates"]
+
+# Tests start hundreds of Python processes, each of which would compile all that it imports anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # "ci" tries the same examples on every run.  "random" tries new ones; its seed is in the header of the report.
 hypothesis.settings.register_profile(

@@ -93,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.moment is not None:
         report = run_one(_workloads(options)[0], options.moment, options.policy, options.draw)
-        print(*report.findings, sep="\n")
+        for finding in report.findings:
+            print(finding)
     else:
         report = run(
             endless() if options.hours is not None else _workloads(options),

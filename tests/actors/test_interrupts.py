@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pykka
 import pytest
 
 from pfs.actors import Actor, Scheduler, Waiter, interrupts
-from tests.support import join, run_together, wait_for
+from tests.support import join, run_together, untraced, wait_for
 
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread only"
@@ -180,9 +179,8 @@ def run_struck(source: str) -> None:
 
     In a process of its own, and without measuring coverage: coverage's lock does not survive being struck.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     command = [sys.executable, "-W", "error", "-c", STRIKING + source]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=untraced(), capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
 
 

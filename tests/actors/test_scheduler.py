@@ -425,6 +425,7 @@ def test_ctrl_c_ends_a_program_that_waits_in_a_drive() -> None:
     source = (
         PREAMBLE
         + """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it, as `nohup` does
 scheduler = Scheduler()
 
 class Storm(Actor):

@@ -760,6 +760,7 @@ def damaged_everywhere() -> tuple[Directory, dict[str, bytes]]:
     return directory, whole
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("policy", get_args(CrashPolicy))
 def test_a_repair_can_be_cut_short_at_any_moment(policy: CrashPolicy) -> None:
     for left in range(0, 400, 5):

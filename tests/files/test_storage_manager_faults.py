@@ -86,6 +86,7 @@ def is_part_of(found: list[bytes] | None, *states: list[bytes] | None) -> bool:
     )
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("kind", FAULTS)
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_whichever_operation_fails_a_call_happens_or_does_not(workload, kind):
@@ -129,6 +130,7 @@ def test_whichever_operation_fails_a_call_happens_or_does_not(workload, kind):
     assert at > 15
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("policy", ["none", "all", "prefix", "subset", "torn"])
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_after_a_crash_at_any_operation_the_relation_opens_with_what_was_synced(workload, policy, seed):

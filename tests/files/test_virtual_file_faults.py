@@ -516,6 +516,7 @@ def after_sync_failure(fs, where):
             failed.add(operation.path)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_any_error_at_any_call_loses_nothing_that_was_acknowledged(workload):
     fs = SimulatedFileSystem()

@@ -7,13 +7,14 @@ is killed has nothing to tell.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.support import untraced
 
 
 class ServerEnded(AssertionError):
@@ -39,9 +40,8 @@ class ServedProcess:
         command = [*before, sys.executable, "-m", "pfs.testing.server", str(directory), json.dumps(options or {})]
         if kill_at is not None:
             command.append(str(kill_at))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=untraced()
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None

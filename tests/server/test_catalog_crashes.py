@@ -273,11 +273,13 @@ def live(seed: int, whole_systems: int = 20) -> None:
     assert len(life.images) > 200
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("number", range(4))
 def test_what_was_acknowledged_is_there_after_a_crash_at_any_operation(number: int, seed: int) -> None:
     live(seed + number)
 
 
+@pytest.mark.untraced
 def test_a_crash_at_any_operation_of_a_recovery_changes_nothing(seed: int) -> None:
     life = Life(seed)
     for _ in range(60):
@@ -348,6 +350,7 @@ KNOCK_OUTS = [
 ]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("knock_out", KNOCK_OUTS, ids=lambda knock_out: knock_out.__name__)
 def test_a_rule_switched_off_is_noticed(
     knock_out: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

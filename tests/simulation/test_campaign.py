@@ -28,20 +28,20 @@ pytestmark = pytest.mark.timeout(600)
 MODULE = "pfs.testing.campaign"
 
 SHARES = {
-    "append": 5000,
-    "append-memory": 5000,
-    "write": 3000,
-    "write-memory": 3000,
-    "truncate": 4500,
-    "sync": 3000,
-    "checkpoint": 3000,
-    "create": 5000,
-    "rename": 3000,
-    "drop": 3000,
-    "reopen": 3000,
+    "append": 4600,
+    "append-memory": 6000,
+    "write": 5300,
+    "write-memory": 5200,
+    "truncate": 4000,
+    "sync": 4500,
+    "checkpoint": 4300,
+    "create": 4700,
+    "rename": 4600,
+    "drop": 4800,
+    "reopen": 4600,
 }
 """The distinct crash images that all sequences with this first action must come to."""
-SEEDS = 30
+SEEDS = range(1, 11)
 SEEDS_AT_ONCE = 5
 SHARE_OF_SEEDS = 1600
 """And each five random workloads."""
@@ -49,7 +49,7 @@ SHARE_OF_SEEDS = 1600
 
 def test_the_parts_come_to_fifty_thousand_images() -> None:
     assert SHARES.keys() == ALPHABET.keys()
-    assert sum(SHARES.values()) + SEEDS // SEEDS_AT_ONCE * SHARE_OF_SEEDS >= 50_000
+    assert sum(SHARES.values()) + len(SEEDS) // SEEDS_AT_ONCE * SHARE_OF_SEEDS >= 50_000
 
 
 @pytest.mark.parametrize("first", ALPHABET)
@@ -60,7 +60,7 @@ def test_every_sequence_of_three_actions_survives_a_crash_at_any_operation(first
     assert numbers["systems"] >= numbers["images"] // 75
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_AT_ONCE))
+@pytest.mark.parametrize("first", SEEDS[::SEEDS_AT_ONCE])
 def test_random_workloads_survive_a_crash_at_any_operation(first: int) -> None:
     numbers = run_untraced(MODULE, "--seeds", f"{first}..{first + SEEDS_AT_ONCE - 1}")
     assert numbers["images"] >= SHARE_OF_SEEDS, numbers
@@ -94,11 +94,11 @@ def test_a_run_ends_when_its_time_is_up() -> None:
 
 def test_the_command_runs_what_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
-        ["--seed", "3"],
+        ["--seed", "2", "--moment", "5"],
         ["--sequence", "drop,create"],
         ["--first", "drop", "--longest", "1"],
         ["--hours", "0"],
-        ["--seeds", "3..3"],
+        ["--seeds", "2..2"],
     ):
         assert campaign.main(arguments) == 0
         assert re.search(r"^images=\d+ systems=\d+ findings=0 .*workloads=1$", capsys.readouterr().out)
@@ -161,7 +161,7 @@ def test_a_rule_switched_off_is_noticed(
 ) -> None:
     knock_out(monkeypatch)
     images = 0
-    for seed in range(20):
+    for seed in range(1, 21):  # of random workloads the first is by far the longest
         report = run([random_workload(seed)])
         images += report.images
         if report.findings:

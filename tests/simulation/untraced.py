@@ -6,17 +6,17 @@ in the test process itself are what is measured.  The command is the one that a 
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 
+from tests.support import untraced
+
 
 def run_untraced(module: str, *arguments: str, seconds: float = 600) -> dict[str, int]:
     """Run `python -m module`; the numbers of its last line.  AssertionError, with its output, if it fails."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     command = [sys.executable, "-W", "error", "-m", module, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+    done = subprocess.run(command, env=untraced(), capture_output=True, text=True, timeout=seconds, check=False)
     output = f"{done.stdout}{done.stderr}"
     assert done.returncode == 0, f"{' '.join(command[3:])} ended with {done.returncode}:\n{output}"
     return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", output.strip().splitlines()[-1])}

@@ -141,6 +141,7 @@ def lives_on(image: SimulatedFileSystem, acked: int, states: list[State], rng: R
     recovered(crash, second.acked, second.states)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("number", range(6))
 def test_what_was_acknowledged_survives_a_crash_at_any_operation(seed: int, number: int) -> None:
     campaign = Campaign(seed + number, lives_on)
@@ -152,6 +153,7 @@ def test_what_was_acknowledged_survives_a_crash_at_any_operation(seed: int, numb
     assert campaign.images > 50
 
 
+@pytest.mark.untraced
 def test_a_crash_at_any_operation_of_recovery_changes_nothing(seed: int) -> None:
     pending: list[tuple[SimulatedFileSystem, int, list[State]]] = []
 
