@@ -1,7 +1,7 @@
 # Everything from a clean clone: each target sets up what it needs in .venv first.
 PYTHON ?= python3
-# Test processes that run side by side.
-WORKERS ?= 2
+# Test processes that run side by side: one more than CPUs, as some tests mostly wait.
+WORKERS ?= 3
 # How long `make soak` runs.
 HOURS ?= 8
 # More for pytest, for instance ARGS="tests/test_leaks.py -k actor".  Parts of the suite are not held to the coverage gates.

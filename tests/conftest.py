@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import sys
@@ -37,6 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
     wants_seed = config.getoption("--hypothesis-profile", None) == "random"
     if wants_seed and config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = str(secrets.randbits(SEED_BITS))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests stay to the end: no garbage collection, of which there are many, need look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

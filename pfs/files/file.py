@@ -25,21 +25,17 @@ from typing import TypeVar
 from pfs.errors import (
     AccessDenied,
     InvalidRequest,
-    NoSpace,
     OutOfRange,
     WriteFailed,
 )
+from pfs.files.buffers import MAX_BUFFERS, MAX_OFFSET, behind, check_offset, check_range, total_size
 from pfs.files.descriptors import DescriptorPool
 from pfs.files.engine import Engine
-from pfs.files.failures import Deed, meaning
+from pfs.files.failures import meaning
 from pfs.files.filesystem import FileStat, ReadBuffer, WriteBuffer
+from pfs.files.length_change import LengthChange
 from pfs.files.open_file import OpenFile
 from pfs.files.open_options import OpenOptions
-
-MAX_OFFSET = (1 << 63) - 1
-"""The last byte position that a file can have."""
-MAX_BUFFERS = 1024
-"""The most buffers that one system call takes (`IOV_MAX`); more are passed on in several calls."""
 
 Buffer = TypeVar("Buffer", bound=ReadBuffer | WriteBuffer)
 
@@ -136,7 +132,7 @@ class VirtualFile:
 
     def read_exact_at(self, buffer: ReadBuffer, offset: int) -> None:
         """Fill `buffer`, continuing short reads.  Raises `OutOfRange` if the file ends before."""
-        total = _total((buffer,))
+        total = total_size((buffer,))
         count = self._read((buffer,), offset)
         if count < total:
             count = self._read_on((buffer,), offset, count, total)
@@ -147,14 +143,14 @@ class VirtualFile:
 
     def read_exact_at_n(self, buffer: ReadBuffer, offset: int, count: int) -> None:
         """Fill the first `count` bytes of `buffer` (1 <= count <= its length)."""
-        total = _total((buffer,))
+        total = total_size((buffer,))
         if type(count) is not int or not 1 <= count <= total:
             raise InvalidRequest(f"count must be an int from 1 to the buffer's length {total}, not {count!r}")
         self.read_exact_at(memoryview(buffer).cast("B")[:count], offset)
 
     def readv_at(self, buffers: Sequence[ReadBuffer], offset: int) -> int:
         """Fill the buffers one after another, continuing short reads; fewer bytes mean the end of the file."""
-        total = _total(buffers)
+        total = total_size(buffers)
         count = self._read(buffers if len(buffers) <= MAX_BUFFERS else buffers[:MAX_BUFFERS], offset)
         return count if count == total else self._read_on(buffers, offset, count, total)
 
@@ -166,8 +162,8 @@ class VirtualFile:
         allowed.
         """
         file = self._file
-        _check_offset(offset)
-        _total(buffers)
+        check_offset(offset)
+        total_size(buffers)
         slot, tag = file.handle
         slot.pins.append(None)
         try:
@@ -191,7 +187,7 @@ class VirtualFile:
     def _read(self, buffers: Sequence[ReadBuffer], offset: int) -> int:
         """One system call's read.  This is the hot path: the steps of `DescriptorPool.pin` are written out."""
         if type(offset) is not int or offset < 0:
-            _check_offset(offset)
+            check_offset(offset)
         file = self._file
         slot, tag = file.handle
         pins = slot.pins
@@ -241,7 +237,7 @@ class VirtualFile:
     def _read_on(self, buffers: Sequence[ReadBuffer], offset: int, count: int, total: int) -> int:
         """Continue a short read until all is filled or the file ends; returns the bytes read in all."""
         while 0 < count < total:
-            more = self._read(_after(buffers, count), offset + count)
+            more = self._read(behind(buffers, count), offset + count)
             if not more:
                 break
             count += more
@@ -265,8 +261,8 @@ class VirtualFile:
         return self._write(buffers, offset, whole=True)
 
     def _write(self, buffers: Sequence[WriteBuffer], offset: int, *, whole: bool) -> int:
-        total = _total(buffers)
-        _check_range(offset, total)
+        total = total_size(buffers)
+        check_range(offset, total)
         if self._options.append:
             raise InvalidRequest(f"{self.path!r} is open for appending: it cannot be written at an offset; use write")
         file = self._begin_change()
@@ -285,10 +281,10 @@ class VirtualFile:
         self, buffers: Sequence[WriteBuffer], offset: int | None, total: int, whole: bool
     ) -> tuple[int, int]:
         """A write that may make the file longer; at the end if `offset` is None.  Returns where it began, and bytes."""
-        with _LengthChange(self._descriptors, self._file, "write") as change:
+        with LengthChange(self._descriptors, self._file, "write") as change:
             if offset is None:
                 offset = change.before
-                _check_range(offset, total)
+                check_range(offset, total)
             count = self._write_pieces(change.descriptor, buffers, offset, total, whole)
             change.grown_to(offset + count)
         return offset, count
@@ -317,7 +313,7 @@ class VirtualFile:
                 done += count
                 if done >= total or not whole:
                     return done
-                buffers = _after(buffers, count)
+                buffers = behind(buffers, count)
         finally:
             # Only now, with the pin still held: a sync that begins from here on covers it, one before may not have.
             file.written = next(descriptors.tickets)
@@ -395,7 +391,7 @@ class VirtualFile:
             count = self._write((data,), self._position, whole=whole)
             self._position += count
             return count
-        total = _total((data,))
+        total = total_size((data,))
         self._begin_change()
         if not total:
             return 0
@@ -421,10 +417,10 @@ class VirtualFile:
 
     def set_len(self, length: int) -> None:
         """Truncate, or extend with zeros.  Raises `NoSpace`, `WriteFailed`."""
-        _check_range(length, 0)
+        check_range(length, 0)
         file = self._begin_change()
         fs = self._descriptors.fs
-        with _LengthChange(self._descriptors, file, "resize") as change:
+        with LengthChange(self._descriptors, file, "resize") as change:
             # Before the call: who writes past the new end from now on makes the file longer, and takes turns.
             file.size = min(file.size, length)
             self._resize(
@@ -434,12 +430,12 @@ class VirtualFile:
 
     def allocate(self, offset: int, length: int) -> None:
         """Make sure the range has disk space; the file grows if need be.  On `NoSpace` its size is the former."""
-        _check_range(offset, length)
+        check_range(offset, length)
         if not length:
             raise InvalidRequest("cannot allocate 0 bytes; length must be at least 1")
         file = self._begin_change()
         fs = self._descriptors.fs
-        with _LengthChange(self._descriptors, file, "resize") as change:
+        with LengthChange(self._descriptors, file, "resize") as change:
             what = f"allocate {length} bytes at {offset} of {file.path!r}"
             self._resize(lambda: fs.fallocate(change.descriptor, offset, length), what)
             change.grown_to(offset + length)
@@ -457,7 +453,7 @@ class VirtualFile:
 
     def advise(self, offset: int, length: int, advice: int) -> None:
         """`posix_fadvise` (`os.POSIX_FADV_...`; length 0 is to the end).  A hint: that it fails is of no account."""
-        _check_range(offset, length)
+        check_range(offset, length)
         if type(advice) is not int:
             raise InvalidRequest(f"advice must be one of os.POSIX_FADV_..., not {advice!r}")
         descriptors = self._descriptors
@@ -491,93 +487,3 @@ class VirtualFile:
         self._descriptors.close(file, discard=True)
         if not file.temporary:
             self._descriptors.remove(file.path)
-
-
-class _LengthChange:
-    """Our turn to change a file's length: its descriptor, pinned, and its size before.
-
-    If there is no space, the file gets that size back.
-    """
-
-    def __init__(self, descriptors: DescriptorPool, file: OpenFile, deed: Deed) -> None:
-        self._descriptors = descriptors
-        self._file = file
-        self._deed = deed
-
-    def __enter__(self) -> _LengthChange:
-        descriptors, file = self._descriptors, self._file
-        descriptors.begin_extending(file)
-        try:
-            self._slot = descriptors.pin(file, self._deed)
-            try:
-                self.descriptor = self._slot.descriptor
-                self.before = descriptors.stat_descriptor(file, self.descriptor).size
-            except BaseException:
-                descriptors.queue.unpin(self._slot)
-                raise
-        except BaseException:
-            descriptors.end_extending(file)
-            raise
-        return self
-
-    def grown_to(self, size: int) -> None:
-        """The file is at least so long now."""
-        self._file.size = max(self.before, size)
-
-    def _restore(self) -> None:
-        fs = self._descriptors.fs
-        if fs.fstat(self.descriptor).size > self.before:
-            fs.ftruncate(self.descriptor, self.before)
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        descriptors, file = self._descriptors, self._file
-        try:
-            if isinstance(exc, NoSpace):
-                what = f"restore the length {self.before} of {file.path!r}"
-                descriptors.call_on(file, self._restore, "restore", what)
-        finally:
-            descriptors.queue.unpin(self._slot)
-            descriptors.end_extending(file)
-
-
-def _check_offset(offset: int) -> None:
-    if type(offset) is not int or not 0 <= offset <= MAX_OFFSET:
-        raise InvalidRequest(f"an offset must be an int from 0 to 2**63 - 1, not {offset!r}")
-
-
-def _check_range(offset: int, length: int) -> None:
-    _check_offset(offset)
-    if type(length) is not int or length < 0:
-        raise InvalidRequest(f"a length must be an int of at least 0, not {length!r}")
-    if offset + length > MAX_OFFSET:
-        raise InvalidRequest(f"{length} bytes at {offset} end past the last position 2**63 - 1")
-
-
-def _total(buffers: Sequence[WriteBuffer]) -> int:
-    """The bytes in all buffers.  Raises `InvalidRequest` for what is not a contiguous buffer."""
-    if type(buffers) is not tuple and type(buffers) is not list:
-        raise InvalidRequest(f"buffers must be a list or tuple, not {type(buffers).__name__}")
-    total = 0
-    for buffer in buffers:
-        if type(buffer) is bytearray or type(buffer) is bytes:
-            total += len(buffer)
-        elif type(buffer) is memoryview and buffer.contiguous:
-            total += buffer.nbytes
-        else:
-            raise InvalidRequest(
-                f"a buffer must be bytes, a bytearray or a contiguous memoryview, not {type(buffer).__name__}"
-            )
-    return total
-
-
-def _after(buffers: Sequence[WriteBuffer], count: int) -> list[memoryview]:
-    """What is left of the buffers after their first `count` bytes."""
-    left = []
-    for buffer in buffers:
-        view = memoryview(buffer).cast("B")
-        if count < len(view):
-            left.append(view[count:])
-        count = max(0, count - len(view))
-    return left

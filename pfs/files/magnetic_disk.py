@@ -40,8 +40,8 @@ from typing import NamedTuple, TypeVar
 
 from pfs.errors import FatalError, FileClosed, FileDamaged, FileMissing, OutOfRange, RequestError, SyncFailed
 from pfs.files import relation as names
+from pfs.files.buffers import MAX_BUFFERS
 from pfs.files.exclusive import Exclusive
-from pfs.files.file import MAX_BUFFERS
 from pfs.files.filesystem import FileSystem, ReadBuffer, WriteBuffer
 from pfs.files.relation import Fork, RelationAddress
 from pfs.files.segments import SegmentLayout, SegmentRun
