@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Thousands of collected tests stay to the end: no garbage collection, of which there are many, need look at them."""
+    """Thousands of collected tests stay to the end: no garbage collection need look at them."""
     gc.collect()
     gc.freeze()
 

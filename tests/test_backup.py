@@ -44,6 +44,7 @@ from pfs.testing.scheduler import SimulatedScheduler
 from pfs.testing.server import fill, text_of
 from pfs.wal.bodies import Create
 from pfs.wal.control_file import RECOVERING, ControlFile
+from pfs.wal.log_buffer import NO_LIMIT
 from pfs.wal.recovery import Progress, start_log
 from pfs.wal.shared_log import WalOptions
 from pfs.wal.sidecar import locate
@@ -467,7 +468,7 @@ class BulkLog:
     def __init__(self, disk: SimulatedFileSystem) -> None:
         self.disk = disk
         self.log = start_log(disk, Recorder(), new_system_id=lambda: 1)
-        self.log.buffer.limit = None
+        self.log.buffer.limit = NO_LIMIT
         self.transaction = self.log.next_transaction
 
     def flush(self) -> None:

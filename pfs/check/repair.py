@@ -25,6 +25,7 @@ from pfs.wal.blocking_io import close_file, failing
 from pfs.wal.bodies import PAGE_IMAGE
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.control_file import CONTROL_FILE
+from pfs.wal.log_buffer import NO_LIMIT
 from pfs.wal.reader import LogReader
 from pfs.wal.records import image_page
 from pfs.wal.recovery import Progress, StartedLog, flush_log, start_log
@@ -85,7 +86,7 @@ def _lengthen(fs: FileSystem, entry: CatalogEntry, page_count: int, layout: Segm
 
 def _start(store: PageFileStore, progress: Callable[[Progress], None]) -> StartedLog:
     log = start_log(store.file_system, StoreRedoTarget(store), new_system_id=lambda: 0, progress=progress)
-    log.buffer.limit = None  # segments are made as they are needed
+    log.buffer.limit = NO_LIMIT  # segments are made as they are needed
     return log
 
 

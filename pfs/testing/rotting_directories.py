@@ -42,6 +42,7 @@ from pfs.wal.bodies import (
     Seal,
 )
 from pfs.wal.control_file import SLOT_OFFSETS, SLOT_SIZE, ControlData, decode_slot
+from pfs.wal.log_buffer import NO_LIMIT
 from pfs.wal.lsn import ALIGNMENT, SEGMENT_HEADER_SIZE, parse_segment_name
 from pfs.wal.records import (
     HEADER_SIZE,
@@ -436,7 +437,7 @@ def _restarted(maker: _Maker) -> None:
     maker.crash()
     store = PageFileStore(maker.disk, clock=lambda: 0.0, segment_bytes=maker.options.segment_bytes)
     log = recover(store, maker.options.wal, lambda: 0)
-    log.buffer.limit = None
+    log.buffer.limit = NO_LIMIT
     names = {number: name for name, number in maker.numbers.items()}
     for transaction, (number, name) in enumerate(sorted(names.items()), log.next_transaction):
         page = bytes([transaction]) * store.catalog.get(name).page_size

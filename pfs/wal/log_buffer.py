@@ -49,6 +49,9 @@ from pfs.wal.records import (
 COMMIT_SIZE = 112
 """Bytes that a COMMIT takes in the log."""
 
+NO_LIMIT = 1 << 64
+"""Beyond every LSN."""
+
 _JOIN_BELOW = 2048
 """Buffers up to this length are joined with their neighbours: copying them is cheaper than one more buffer a write."""
 
@@ -119,7 +122,7 @@ class LogBuffer:
         prev_lsn: int,
         epoch: int,
         seed: int,
-        limit: int | None = None,
+        limit: int = NO_LIMIT,
         reserve: int = 0,
         batch_bytes: int = 1 << 20,
         batch_requests: int = 256,
@@ -156,6 +159,7 @@ class LogBuffer:
         self.requests = 0
         """How many of them somebody waits for."""
         self.limit = limit
+        """Where the existing segments end.  Raised when another segment was made."""
 
     # ------------------------------------------------------------------------------------------ where it stands
 
@@ -209,18 +213,8 @@ class LogBuffer:
         """What a page adds to the debt."""
         return self._slot
 
-    @property
-    def limit(self) -> int | None:
-        """Where the existing segments end; None for no limit.  Raised when another segment was made."""
-        return self._limit
-
-    @limit.setter
-    def limit(self, limit: int | None) -> None:
-        self._limit = limit
-        self._hard_limit = 1 << 64 if limit is None else limit
-
     def _soft_limit(self) -> int:
-        return self._hard_limit - self.reserve - self._slot * (self._images + len(self.dirty))
+        return self.limit - self.reserve - self._slot * (self._images + len(self.dirty))
 
     def redo_point(self) -> int:
         """Where recovery must begin if everything settled is in the data files: see the module."""
@@ -298,7 +292,7 @@ class LogBuffer:
                 f"{type(body).__name__} of {encoded_size(body)} bytes: records for checkpoints have at most "
                 f"{LARGEST_RESERVED} bytes"
             )
-        return self._insert(body, self._hard_limit)
+        return self._insert(body, self.limit)
 
     def first_lsn(self, transaction: int) -> int:
         """The first LSN of an unsettled transaction."""
@@ -316,7 +310,7 @@ class LogBuffer:
     def switch_segment(self) -> None:
         """Let the next record begin a new segment.  No effect at the start of one.  Raises `NoSpace`."""
         if self.next_lsn % self._segment_size != SEGMENT_HEADER_SIZE:
-            self._make_room(self._segment_size - SEGMENT_HEADER_SIZE, self._hard_limit)
+            self._make_room(self._segment_size - SEGMENT_HEADER_SIZE, self.limit)
 
     def seal(self) -> Place:
         """Log a SEAL, which vouches for all that is durable now.  Raises `NoSpace`."""
@@ -360,7 +354,7 @@ class LogBuffer:
     def _full(self, size: int) -> NoSpace:
         return NoSpace(
             f"the WAL has no room for {size} bytes at LSN {format_lsn(self._inserted)}: its segments end at "
-            f"{format_lsn(self._hard_limit)} and no other could be made; free space, reading goes on"
+            f"{format_lsn(self.limit)} and no other could be made; free space, reading goes on"
         )
 
     def _append(self, stamp: Stamp, buffers: list[bytes], size: int, request: bool) -> Place:

@@ -89,14 +89,10 @@ class SharedLog:
         self.next_transaction = count(next_transaction).__next__
         largest_image = segment_bytes + _BESIDE_IMAGES + buffer.slot  # with what it may leave unused
         self._room_of_a_batch = min(largest_image, max(2 * options.batch_bytes, LARGEST_STEP))
+        self._room_is_known()
         self.page_counts = dict(page_counts)
         """Of each page file, open or not: its pages when all that is in the log is published.  Whoever inserts a record
         that changes it sets it in the same step, since each checkpoint records all of them."""
-
-    @property
-    def most_bytes(self) -> int:
-        """What the log may take up since the last checkpoint."""
-        return max(self.options.most_bytes, LEAST_SEGMENTS * self.segment_bytes + self.buffer.reserve)
 
     @property
     def fill_ratio(self) -> float:
@@ -133,24 +129,31 @@ class SharedLog:
     def keep_room_for(self, files: int) -> None:
         """There are so many page files, which checkpoints count the pages of."""
         self.buffer.reserve = reserve_size(self.segment_bytes, files)
+        self._room_is_known()
+
+    def _room_is_known(self) -> None:
+        self.most_bytes = max(self.options.most_bytes, LEAST_SEGMENTS * self.segment_bytes + self.buffer.reserve)
+        """What the log may take up since the last checkpoint."""
 
     @property
     def is_full(self) -> bool:
         """Whether the log takes up all that it may: only a checkpoint makes room."""
-        return self._limit - self.redo_lsn >= self.most_bytes
+        return self.buffer.limit - self.redo_lsn >= self.most_bytes
 
     @property
     def wants_segment(self) -> bool:
         """Whether the next segment should be made now: one is always kept ahead, up to the limit of all."""
-        ahead = self._limit - self.buffer.inserted - self.buffer.debt
+        buffer = self.buffer
+        ahead = buffer.limit - buffer.inserted - buffer.debt
         return (ahead < 3 * self.segment_bytes or not self.has_room) and not self.is_full  # a reserve may be larger
 
     @property
     def wants_checkpoint(self) -> bool:
         """Whether there is so much log that a checkpoint is due, and one now would let some of it be forgotten."""
         gain = self.buffer.redo_point() - self.redo_lsn
-        due = gain > self.options.checkpoint_bytes or self.is_filling or (self.is_short and not self.has_room)
-        return due and gain >= self.segment_bytes
+        if gain < self.segment_bytes:
+            return False
+        return gain > self.options.checkpoint_bytes or self.is_filling or (self.is_short and not self.has_room)
 
     @property
     def is_short(self) -> bool:
@@ -170,16 +173,10 @@ class SharedLog:
         return oldest is not None and oldest[0] == transaction and oldest[1] - self.redo_lsn < self.segment_bytes
 
     @property
-    def _limit(self) -> int:
-        limit = self.buffer.limit
-        assert limit is not None
-        return limit
-
-    @property
     def next_segment(self) -> int:
         """The number of the segment after the last that exists."""
-        return self._limit // self.segment_bytes
+        return self.buffer.limit // self.segment_bytes
 
     def segment_made(self, segment: int) -> None:
         """A segment exists, and all before it."""
-        self.buffer.limit = max(self._limit, (segment + 1) * self.segment_bytes)
+        self.buffer.limit = max(self.buffer.limit, (segment + 1) * self.segment_bytes)

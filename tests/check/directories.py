@@ -9,6 +9,7 @@ from pfs.files.redo_target import StoreRedoTarget
 from pfs.files.store import PageFileStore
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
+from pfs.wal.log_buffer import NO_LIMIT
 from pfs.wal.log_view import LogView
 from pfs.wal.recovery import StartedLog, flush_log, start_log
 
@@ -56,7 +57,7 @@ class Directory:
 
     def start(self, store: PageFileStore) -> StartedLog:
         log = start_log(self.fs, StoreRedoTarget(store), new_system_id=lambda: 77, segment_size=WAL_SEGMENT)
-        log.buffer.limit = None
+        log.buffer.limit = NO_LIMIT
         return log
 
     def log_write(self, log: StartedLog, file_id: int, pgid: int, pages: list[bytes], page_count: int) -> int:

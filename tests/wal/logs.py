@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.wal.bodies import Body
 from pfs.wal.control_file import CONTROL_FILE, ControlData, ControlFile
+from pfs.wal.log_buffer import NO_LIMIT
 from pfs.wal.log_files import LogFiles
 from pfs.wal.reader import LogReader, LogScan
 from pfs.wal.records import Record, Stamp, encode, seed_of
@@ -81,7 +82,7 @@ def flush(log: StartedLog) -> None:
 
 def write(log: StartedLog, transaction: int, file_id: int, pgid: int, pages: Sequence[bytes], page_count: int) -> int:
     """Log a transaction, whole; the LSN of its COMMIT."""
-    log.buffer.limit = None
+    log.buffer.limit = NO_LIMIT
     for index, page in enumerate(pages):
         log.buffer.insert_page(transaction, file_id, index, page)
     place = log.buffer.insert_commit(transaction, file_id, pgid, len(pages), page_count)

@@ -9,6 +9,7 @@ from pfs.wal.bodies import Commit, PageImage
 from pfs.wal.crc import crc32c
 from pfs.wal.heal import FoundPage
 from pfs.wal.heal import find_page as find_page_in
+from pfs.wal.log_buffer import NO_LIMIT
 from pfs.wal.log_files import LogFiles
 from pfs.wal.reader import LogReader, LogScan
 from pfs.wal.recovery import StartedLog
@@ -51,7 +52,7 @@ def record_of(page: bytes, pgid: int, lsn: int) -> PageRecord:
 def interleaved(fs: SimulatedFileSystem) -> tuple[StartedLog, int, int]:
     """Page 3 is written by transaction 2, then (its image is older, its COMMIT newer) by transaction 1; page 4 too."""
     log = start(fs)
-    log.buffer.limit = None
+    log.buffer.limit = NO_LIMIT
     log.buffer.insert_page(1, 5, 0, A)
     older = write(log, 2, 5, 3, [B, C], 5)
     log.buffer.insert_page(1, 5, 1, D)

@@ -22,6 +22,7 @@ from pfs.testing.file_system import Fault, SimulatedFileSystem
 from pfs.wal.bodies import Create, Drop, Noop, Rename, SidecarImage
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.control_file import CONTROL_FILE, IN_USE, MAKING, RECOVERING, STOPPED, ControlData, ControlFile
+from pfs.wal.log_buffer import NO_LIMIT
 from pfs.wal.log_files import LogFiles
 from pfs.wal.reader import LogReader, LogScan
 from pfs.wal.recovery import Progress, StartedLog
@@ -51,7 +52,7 @@ def fs() -> SimulatedFileSystem:
 
 def stop(log: StartedLog, counts: dict[int, int]) -> None:
     """End in order."""
-    log.buffer.limit = None
+    log.buffer.limit = NO_LIMIT
     redo = log.buffer.redo_point()
     place = insert_checkpoint(
         log.buffer, redo_lsn=redo, page_counts=counts, next_file_id=50, next_transaction=60, shutdown=True
@@ -82,7 +83,7 @@ def test_a_new_log_begins_in_segment_1(fs: SimulatedFileSystem) -> None:
 
 def test_what_was_committed_is_written_once_and_the_rest_is_not(fs: SimulatedFileSystem) -> None:
     log = start(fs, page_counts={5: 1}, next_file_id=6)
-    log.buffer.limit = None
+    log.buffer.limit = NO_LIMIT
     log.buffer.insert(Create(6, 512, "six"))
     write(log, 1, 5, 0, [b"a" * 512], 1)
     second = write(log, 2, 5, 0, [b"b" * 512, b"c" * 512], 2)
@@ -218,7 +219,7 @@ def test_segments_made_ahead_stay_if_they_follow_without_a_gap(fs: SimulatedFile
 def test_the_log_goes_on_where_the_last_segment_has_no_header(fs: SimulatedFileSystem) -> None:
     """As after a crash, where the log had just reached a segment that is damaged now, with nothing durable in it."""
     log = start(fs)
-    log.buffer.limit = None
+    log.buffer.limit = NO_LIMIT
     log.buffer.insert(Noop(SIZE - 500))
     log.buffer.switch_segment()
     flush(log)
@@ -238,7 +239,7 @@ def test_a_segment_with_records_and_without_a_header_is_refused_though_nobody_vo
 ) -> None:
     """They may have been acknowledged a moment before the crash, and no crash damages a header."""
     log = start(fs)
-    log.buffer.limit = None
+    log.buffer.limit = NO_LIMIT
     log.buffer.insert(Noop(SIZE - 500))
     log.buffer.switch_segment()
     flush(log)
@@ -262,7 +263,7 @@ def test_a_segment_that_was_cut_where_the_log_ends_is_refused_though_nobody_vouc
     fs: SimulatedFileSystem, length: int
 ) -> None:
     log = start(fs)
-    log.buffer.limit = None
+    log.buffer.limit = NO_LIMIT
     log.buffer.insert(Noop(SIZE - 500))
     log.buffer.switch_segment()
     log.buffer.insert(Drop(3))

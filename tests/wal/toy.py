@@ -18,6 +18,7 @@ from pfs.wal import sidecar
 from pfs.wal.bodies import Create, Drop, Rename, SidecarImage, Truncate
 from pfs.wal.checkpoint import insert_checkpoint, record_checkpoint
 from pfs.wal.crc import crc32c
+from pfs.wal.log_buffer import NO_LIMIT
 from pfs.wal.recovery import StartedLog, start_log
 from pfs.wal.redo import CatalogChange
 
@@ -211,7 +212,7 @@ class ToyDatabase:
             boot_id=boot_id_of(fs),
         )
         self.buffer = self.log.buffer
-        self.buffer.limit = None
+        self.buffer.limit = NO_LIMIT
         self.next_file_id = self.log.next_file_id
         self.next_transaction = self.log.next_transaction
         self.page_counts = dict(self.log.page_counts)
