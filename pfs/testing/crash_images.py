@@ -33,7 +33,7 @@ from pfs.testing.workloads import Workload
 Policy = Literal[CrashPolicy, "kill"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
-DRAWS: dict[Policy, int] = {"prefix": 1, "subset": 2, "torn": 3, "garbage": 2}
+DRAWS: dict[Policy, int] = {"prefix": 1, "subset": 2, "torn": 2, "garbage": 1}
 """Images of one moment under one policy; 1 where nothing is left to chance."""
 SYSTEMS = 50
 """One in so many distinct images is given to a whole system."""

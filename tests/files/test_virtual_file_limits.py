@@ -185,7 +185,7 @@ def test_an_error_that_the_kernel_gives_means_what_it_should(tmp_path, injection
     calls = {"pwritev": "pwritev,pwritev2", "preadv": "preadv,preadv2", "rename": "rename,renameat,renameat2"}
     calls["posix_fadvise"] = "fadvise64"
     names = calls.get(call, call)
-    command = ["strace", "-f", "-o", os.fspath(trace), "-e", f"trace={names},fsync,fdatasync"]
+    command = ["strace", "-f", "--seccomp-bpf", "-o", os.fspath(trace), "-e", f"trace={names},fsync,fdatasync"]
     command += [
         "-e",
         f"inject={names}{injection[len(call) :]}",
