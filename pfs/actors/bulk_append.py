@@ -10,6 +10,7 @@ and then one COMMIT, marked BULK, makes all of them part of the file.  Until tha
   and published like any write.  So a block that it writes holds no record of anybody else's, and is torn at no one's
   cost; and whoever changes one later logs it first, as its older images in the log, if there are any, are forgotten.
 * What is staged and on its way to the disk is at most `credits` data messages, and those first pages.
+* The disk begins to write each piece out while the next ones come; the sync has little left to wait for.
 * If it is given up, or there is no space, what it wrote is cut off, and no page number was given to anybody.
 
 A piece of it is written in each turn.  Durability "memory" is the same as "wal".
@@ -30,6 +31,7 @@ from pfs.actors.file_worker import Carry
 from pfs.actors.requests import Session, WriteRequest
 from pfs.actors.server_core import ServerCore
 from pfs.errors import FatalError, PfsError
+from pfs.files.block_file import BlockFile
 from pfs.protocol import DataAppend, DataPages, Empty
 from pfs.wal.sidecar import RECORDS_PER_BLOCK, locate
 from pfs.wal.sidecar_images import SidecarImages
@@ -166,7 +168,7 @@ class BulkAppends:
         first = request.start + request.logged_count + request.written
         request.carried = n = len(pages)
         request.touched = True
-        call = partial(core.file.write, first, pages, [request.page_lsn] * n)
+        call = partial(_write_piece, core.file, first, pages, request.page_lsn)
         core.tell_worker(self._writer, Carry(call, core.ref, PieceWritten(request, n)))
         return n
 
@@ -223,3 +225,8 @@ class BulkAppends:
     def published(self) -> None:
         """It is part of the file."""
         self.active = None
+
+
+def _write_piece(file: BlockFile, first: int, pages: list[bytes], lsn: int) -> None:
+    file.write(first, pages, [lsn] * len(pages))
+    file.writeback(first, len(pages))

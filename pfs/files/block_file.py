@@ -33,6 +33,10 @@ class BlockFile(Protocol):
         """Write blocks, with the LSNs of their commits; the file grows if they lie past its end."""
         ...
 
+    def writeback(self, block: int, n: int) -> None:
+        """Let the disk begin to write existing blocks out, so that a later sync has less to do.  A hint."""
+        ...
+
     def sync(self) -> None:
         """Make everything written durable."""
         ...

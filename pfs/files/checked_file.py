@@ -137,6 +137,9 @@ class CheckedFile:
             for number, content in enumerate(old, first)
         ]
 
+    def writeback(self, block: int, n: int) -> None:
+        self._pages.writeback(block, n)
+
     def sync(self) -> None:
         self._pages.sync()
         self._sidecar.sync()

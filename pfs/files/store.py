@@ -72,6 +72,9 @@ class RelationFile:
         if existing < len(pages):
             self._manager.extend(self.relation, Fork.MAIN, block + existing, pages[existing:])
 
+    def writeback(self, block: int, n: int) -> None:
+        self._manager.writeback(self.relation, Fork.MAIN, block, n)
+
     def sync(self) -> None:
         self._manager.immedsync(self.relation)
 

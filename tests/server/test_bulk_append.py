@@ -294,3 +294,20 @@ def test_a_plain_thread_appends_more_than_staging_holds(tmp_path: Any) -> None:
     with System(tmp_path, options) as system:
         assert list(system.open("large").stream()) == pages + pages
         assert system.stats()["wal"]["replayed_pages"] == 0
+
+
+def test_the_disk_begins_to_write_each_piece_out_before_it_is_synced(make_world: Make) -> None:
+    world = make_world(0, BULK)
+    client = Client(world)
+    before = len(world.disk.journal)
+    ref = client.append(numbered("b", 100))
+    world.settle()
+    assert client.written(ref).n == 100
+    done = [each.operation for each in world.disk.journal[before:] if each.operation.path.startswith("base/5/")]
+    hinted = [(each.offset, each.length) for each in done if each.name == "fadvise"]
+    assert hinted[0][0] == 0
+    assert [start + length for start, length in hinted[:-1]] == [start for start, _ in hinted[1:]]
+    assert sum(hinted[-1]) == 100 * PAGE_SIZE
+    assert [each.name for each in done].index("fdatasync") > max(
+        number for number, each in enumerate(done) if each.name == "fadvise"
+    )
