@@ -1,6 +1,6 @@
 # Everything from a clean clone: each target sets up what it needs in .venv first.
 PYTHON ?= python3
-# Test processes that run side by side: one more than CPUs, as some tests mostly wait.
+# Test processes that run side by side.  Three suit two CPUs, as some tests mostly wait.
 WORKERS ?= 3
 # How long `make soak` runs.
 HOURS ?= 8

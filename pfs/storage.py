@@ -132,7 +132,7 @@ class Storage:
             self.started.page_counts,
         )
         self.retention = Retention(files, self.slots, options.wal.slot_bytes)
-        self.log.buffer.dirty = self.dirty.entries
+        self.log.buffer.dirty = self.dirty
         self.log.keep_room_for(len(self.started.page_counts))
         self.write_room = WriteRoom(self.dirty, self.log, options.dirty_bytes)
         start: Any = runtime.start

@@ -89,7 +89,7 @@ def run_python(source: str, *arguments: str, seconds: float = 60) -> subprocess.
         ) from None
 
 
-def untraced() -> dict[str, str]:
+def untraced_environment() -> dict[str, str]:
     """The environment of a child process that is not to be measured for coverage, which makes it much slower."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 

@@ -168,9 +168,7 @@ class Checkpointer(Actor):
         self._making: list[MakeCheckpoint] = []
         self._cuts: list[CutFile] = []
         self._last = 0.0
-        self.writer = PageWriter(
-            self._actor_ref, dirty, log, files, wal, writer_of, images, alive=self._actor_ref.is_alive
-        )
+        self.writer = PageWriter(self._actor_ref, dirty, log, files, wal, writer_of, images)
         self.checkpoints = 0
 
     def on_start(self) -> None:

@@ -76,7 +76,6 @@ class PageWriter:
         wal: Address,
         writer_of: Callable[[int], Address],
         images: SidecarImages,
-        alive: Callable[[], bool],
     ) -> None:
         self._owner = owner
         self._dirty = dirty
@@ -85,7 +84,6 @@ class PageWriter:
         self._wal = wal
         self._writer_of = writer_of
         self._images = images
-        self._alive = alive
         self._flushing = False
         self.in_flight = 0
         """How many groups are on their way."""
@@ -171,7 +169,7 @@ class PageWriter:
         if end > self._log.buffer.flushed:
             self._wal.tell(WalFlush(end, self._owner, ImagesFlushed(group)))
             return
-        call = partial(_write_group, self._files[file_id], group, self._alive)
+        call = partial(_write_group, self._files[file_id], group, self._owner.is_alive)
         self._writer_of(file_id).tell(Carry(call, self._owner, Written(group)))
 
     def _written(self, group: Group) -> None:

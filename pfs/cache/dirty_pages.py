@@ -18,7 +18,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -50,11 +50,6 @@ class DirtyPages:
         self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
         self._writing: dict[int, int] = {}
         self.bytes = 0
-
-    @property
-    def entries(self) -> Sized:
-        """The dirty pages, for who counts them often."""
-        return self._entries
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -128,7 +128,7 @@ def recover_and_crash(
             left = left or detached(fs.crash_image(policy, random))
             raise PowerCut
 
-    fs.on_operation = crash
+    detached(fs, crash)
     try:
         recover_once(fs, options)
     except (PowerCut, DeadlockFound):  # who tidies up may wait for what was cut off

@@ -43,7 +43,7 @@ from pfs.testing.file_system import SimulatedFileSystem
 from pfs.testing.history import FileModel, History, Line, Request, describe_page, make_page
 from pfs.testing.limit_checks import check_limits, check_quiet
 from pfs.testing.observed_system import FairOrder, ObservedSystem
-from pfs.testing.plain_recovery import detached, recover_and_crash
+from pfs.testing.plain_recovery import recover_and_crash
 from pfs.testing.plans import EXCUSES, PAGE_SIZE, Plan, faults, plan
 from pfs.testing.quiet import quiet
 from pfs.testing.scheduler import SimulatedScheduler
@@ -326,7 +326,7 @@ class Simulation:
         """Recover a disk that ends at some operation; returns what may be left then."""
         policy = self.random.choice(POLICIES)
         operations = self.random.randrange(60)
-        left = recover_and_crash(detached(image), self.plan.options, operations, policy, self.random)
+        left = recover_and_crash(image, self.plan.options, operations, policy, self.random)
         if left is None:  # it needed fewer operations
             return image
         self.history.events["crash in recovery"] += 1

@@ -53,7 +53,7 @@ from pfs.testing.crash_model import Pages
 from pfs.testing.disk import CrashPolicy
 from pfs.testing.file_system import SimulatedFileSystem
 from pfs.testing.page_file_model import CREATED, Model
-from pfs.testing.plain_recovery import detached, forget, recover_and_crash
+from pfs.testing.plain_recovery import forget, recover_and_crash
 from pfs.testing.scheduler import SimulatedScheduler
 from pfs.wal.shared_log import WalOptions
 
@@ -473,7 +473,7 @@ class Machine(RuleBasedStateMachine):
     def crash_in_recovery(self, image: SimulatedFileSystem, operations: int) -> SimulatedFileSystem:
         """Recover a disk that ends at some operation; returns what may be left then."""
         policy = self.random.choice(POLICIES)
-        left = recover_and_crash(detached(image), self.options, operations, policy, self.random)
+        left = recover_and_crash(image, self.options, operations, policy, self.random)
         if left is None:  # it needed fewer operations
             return image
         self.events["crash in recovery"] += 1

@@ -89,10 +89,14 @@ class SharedLog:
         self.next_transaction = count(next_transaction).__next__
         largest_image = segment_bytes + _BESIDE_IMAGES + buffer.slot  # with what it may leave unused
         self._room_of_a_batch = min(largest_image, max(2 * options.batch_bytes, LARGEST_STEP))
-        self._room_is_known()
         self.page_counts = dict(page_counts)
         """Of each page file, open or not: its pages when all that is in the log is published.  Whoever inserts a record
         that changes it sets it in the same step, since each checkpoint records all of them."""
+
+    @property
+    def most_bytes(self) -> int:
+        """What the log may take up since the last checkpoint."""
+        return max(self.options.most_bytes, LEAST_SEGMENTS * self.segment_bytes + self.buffer.reserve)
 
     @property
     def fill_ratio(self) -> float:
@@ -129,11 +133,6 @@ class SharedLog:
     def keep_room_for(self, files: int) -> None:
         """There are so many page files, which checkpoints count the pages of."""
         self.buffer.reserve = reserve_size(self.segment_bytes, files)
-        self._room_is_known()
-
-    def _room_is_known(self) -> None:
-        self.most_bytes = max(self.options.most_bytes, LEAST_SEGMENTS * self.segment_bytes + self.buffer.reserve)
-        """What the log may take up since the last checkpoint."""
 
     @property
     def is_full(self) -> bool:

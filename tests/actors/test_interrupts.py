@@ -14,7 +14,7 @@ import pykka
 import pytest
 
 from pfs.actors import Actor, Scheduler, Waiter, interrupts
-from tests.support import join, run_together, untraced, wait_for
+from tests.support import join, run_together, untraced_environment, wait_for
 
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread only"
@@ -180,7 +180,7 @@ def run_struck(source: str) -> None:
     In a process of its own, and without measuring coverage: coverage's lock does not survive being struck.
     """
     command = [sys.executable, "-W", "error", "-c", STRIKING + source]
-    done = subprocess.run(command, env=untraced(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=untraced_environment(), capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
 
 

@@ -148,9 +148,9 @@ def test_each_round_runs_every_case_once_in_an_order_that_the_seed_repeats() -> 
     logs: list[list[str]] = []
     for seed in (1, 1, 2):
         log: list[str] = []
-        run_set(recording(log, "a", "b", "c", "d"), Options(rounds=6), seed)
+        run_set(recording(log, "a", "b", "c", "d"), Options(rounds=20), seed)
         logs.append(log)
-    rounds = [logs[0][start : start + 4] for start in range(0, 24, 4)]
+    rounds = [logs[0][start : start + 4] for start in range(0, 80, 4)]
     assert all(sorted(names) == ["a", "b", "c", "d"] for names in rounds)
     assert len({tuple(names) for names in rounds}) > 1
     assert logs[0] == logs[1] != logs[2]

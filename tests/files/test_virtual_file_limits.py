@@ -15,7 +15,7 @@ from pfs.errors import NoSpace
 from pfs.files.posix import PosixFileSystem
 from pfs.files.virtual_file import OpenOptions, VirtualFilePool
 from tests.privileges import skip_without_strace, small_disk
-from tests.support import run_python, untraced
+from tests.support import run_python, untraced_environment
 
 NEW = OpenOptions(write=True, create=True, truncate=True)
 
@@ -196,7 +196,7 @@ def test_an_error_that_the_kernel_gives_means_what_it_should(tmp_path, injection
         CHILD + WORK,
         root,
     ]
-    done = subprocess.run(command, env=untraced(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=untraced_environment(), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
     assert words[-1] == expected, (done.stdout, done.stderr, trace.read_text())

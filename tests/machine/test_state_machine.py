@@ -45,7 +45,7 @@ def test_no_example_breaks_a_promise(part: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_new_example_breaks_a_promise(seed: int) -> None:
-    run(10, STEPS, seed=seed)
+    run(20, STEPS, seed=seed)
 
 
 def acknowledge_before_the_sync(patch: pytest.MonkeyPatch) -> None:

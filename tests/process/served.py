@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support import untraced
+from tests.support import untraced_environment
 
 
 class ServerEnded(AssertionError):
@@ -41,7 +41,12 @@ class ServedProcess:
         if kill_at is not None:
             command.append(str(kill_at))
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=untraced()
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=untraced_environment(),
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
